@@ -1,0 +1,113 @@
+"""A model as a description plus pure functions of a dict of arrays.
+
+NNX modules describe the computation; parameters live outside, in a pure nested
+dict that crosses every jit boundary (measured: 2-7 times less overhead per step
+than carrying NNX objects).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+  """How a model is executed; never a fact of the checkpoint.
+
+  Attributes:
+    dtype: compute dtype; norms, softmax and rope stay in float32.
+    param_dtype: dtype in which parameters are stored.
+    remat: 'none' keeps every activation, 'block' recomputes whole layers in the
+      backward pass, 'dots' keeps matrix products and recomputes the rest.
+    attention: 'xla', 'splash' (TPU kernel) or 'auto' (splash on TPU).
+  """
+
+  dtype: str = 'float32'
+  param_dtype: str = 'float32'
+  remat: str = 'none'
+  attention: str = 'auto'
+
+  def __post_init__(self):
+    for name, allowed in (
+      ('remat', ('none', 'block', 'dots')),
+      ('attention', ('auto', 'xla', 'splash')),
+    ):
+      if getattr(self, name) not in allowed:
+        raise ValueError(
+          f'runtime.{name}={getattr(self, name)!r}, expected one of {allowed}; '
+          f'set --config.runtime.{name}'
+        )
+
+
+class Description:
+  """An NNX module's structure, without arrays.
+
+  Args:
+    build: makes the module from `nnx.Rngs`; called abstractly.
+  """
+
+  def __init__(self, build: Callable[[nnx.Rngs], nnx.Module]):
+    self._build = build
+    module = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    self._graphdef, self._state = nnx.split(module, nnx.Param)
+    self.abstract_params: Params = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+      nnx.to_pure_dict(self._state),
+    )
+
+  def init(self, key: jax.Array) -> Params:
+    """Draws parameters; wrap in `jax.jit` with shardings for large models."""
+    return nnx.to_pure_dict(nnx.state(self._build(nnx.Rngs(key)), nnx.Param))
+
+  def bind(self, params: Params) -> Any:
+    """Returns the module holding `params`, for use inside one trace."""
+    state = jax.tree.map(lambda leaf: leaf, self._state)
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(self._graphdef, state)
+
+
+def stack(build: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs):
+  """Builds `count` equal layers whose parameters share a leading axis."""
+  keys = jax.random.split(rngs.params(), count)
+  return nnx.vmap(lambda key: build(nnx.Rngs(key)))(keys)
+
+
+POLICIES = {
+  'block': jax.checkpoint_policies.nothing_saveable,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def scan(layers: nnx.Module, apply: Callable, carry: Any, xs: Any, remat: str):
+  """Runs stacked layers one after another under `lax.scan`.
+
+  Args:
+    layers: module whose parameters have a leading layer axis.
+    apply: `(layer, carry, x) -> (carry, y)`.
+    carry: what flows through the layers.
+    xs: per-layer inputs with a leading layer axis, or None.
+    remat: see `Runtime.remat`.
+
+  Returns:
+    The last carry and the stacked outputs.
+  """
+  graphdef, state = nnx.split(layers)
+
+  def body(carry, x):
+    layer_state, x = x
+    return apply(nnx.merge(graphdef, layer_state), carry, x)
+
+  if remat != 'none':
+    body = jax.checkpoint(body, policy=POLICIES[remat], prevent_cse=False)
+  return jax.lax.scan(body, carry, (state, xs))
+
+
+def cast(array: jax.Array, dtype: str) -> jax.Array:
+  """Casts a parameter to the compute dtype at its point of use."""
+  return jnp.asarray(array, dtype)

@@ -1,0 +1,189 @@
+"""LLaVA-OneVision (arXiv 2408.03326) and LLaVA-Video (arXiv 2410.02713).
+
+A SigLIP tower, a two-layer projector and a Qwen2 decoder. How tiles and frames
+become visual tokens (anyres grids, unpadding, newline tokens, video pooling) is
+decided on the host by `plan.py`; here it is one weighted gather.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from vlm.models import layers
+from vlm.models.functional import Params, Runtime
+from vlm.models.partition import constrain
+from vlm.models.qwen2 import Decoder, LanguageModel, Qwen2Config
+from vlm.models.siglip import SiglipVision, SiglipVisionConfig
+
+
+class VisualTokens(NamedTuple):
+  """What stands between the vision tower and the decoder.
+
+  Attributes:
+    tokens: [B, M, D] in the decoder's width.
+    valid: bool [B, M]; valid tokens fill the placeholders in order.
+    grid: int32 [B, M, 3], (t, h, w) of each token, -1 where it has none.
+    received_attention: float32 [B, M] or None; see `attention.received`.
+  """
+
+  tokens: jax.Array
+  valid: jax.Array
+  grid: jax.Array
+  received_attention: jax.Array | None
+
+
+@dataclasses.dataclass(frozen=True)
+class LlavaOnevisionConfig:
+  """Facts of a LLaVA-OneVision or LLaVA-Video checkpoint."""
+
+  vision: SiglipVisionConfig = SiglipVisionConfig(depth=26)
+  decoder: Qwen2Config = Qwen2Config()
+  image_token: int = 151646
+  video_token: int = 151647
+  grid_pinpoints: tuple[tuple[int, int], ...] = ()
+  max_tiles: int = 9
+  video_layout: str = 'one_newline'
+  model_type: str = 'llava_onevision'
+
+  @classmethod
+  def from_hf(cls, config: dict[str, Any]) -> 'LlavaOnevisionConfig':
+    """Reads HF's `config.json` (model_type llava_onevision).
+
+    Raises:
+      ValueError: for a tower, layer or strategy that is not supported.
+    """
+    vision = config['vision_config']
+    layer = config.get('vision_feature_layer', -1)
+    strategy = config.get('vision_feature_select_strategy', 'full')
+    if layer != -1 or strategy != 'full':
+      raise ValueError(
+        f'config.json: vision_feature_layer={layer}, select strategy '
+        f'{strategy!r}; supported: -1 with "full"'
+      )
+    aspect = config.get('vision_aspect_ratio', 'anyres_max_9')
+    return cls(
+      vision=SiglipVisionConfig.from_hf(vision),
+      decoder=Qwen2Config.from_hf(config['text_config']),
+      image_token=config.get('image_token_id', config.get('image_token_index')),
+      video_token=config.get('video_token_id', config.get('video_token_index')),
+      grid_pinpoints=tuple(
+        tuple(point) for point in config['image_grid_pinpoints']
+      ),
+      max_tiles=int(aspect.removeprefix('anyres_max_')),
+    )
+
+
+class Projector(nnx.Module):
+  """linear_2(gelu(linear_1(x))) from the tower's width to the decoder's."""
+
+  def __init__(self, vision, width, runtime: Runtime, rngs: nnx.Rngs):
+    make = dict(bias=(width,), rngs=rngs, runtime=runtime)
+    self.linear_1 = layers.Einsum('BPC,CD->BPD', (vision, width), **make)
+    self.linear_2 = layers.Einsum('BPD,DE->BPE', (width, width), **make)
+
+  def __call__(self, x: Float[Array, 'B P C']) -> Float[Array, 'B P D']:
+    return self.linear_2(layers.gelu(self.linear_1(x)))
+
+
+class _Modules(nnx.Module):
+  def __init__(
+    self, config: LlavaOnevisionConfig, runtime: Runtime, rngs: nnx.Rngs
+  ):
+    vision, width = config.vision, config.decoder.width
+    self.vision = SiglipVision(vision, runtime, rngs, post_norm=False)
+    self.projector = Projector(vision.width, width, runtime, rngs)
+    self.newline = nnx.Param(
+      jax.random.normal(rngs.params(), (width,), runtime.param_dtype)
+      * jnp.asarray(width**-0.5, runtime.param_dtype)
+    )
+    self.decoder = Decoder(config.decoder, runtime, rngs)
+
+
+class LlavaOnevision(LanguageModel):
+  """Tower + connector + decoder as pure functions of the parameters."""
+
+  def _module(self, rngs: nnx.Rngs) -> nnx.Module:
+    return _Modules(self.config, self.runtime, rngs)
+
+  @property
+  def decoder_config(self) -> Qwen2Config:
+    return self.config.decoder
+
+  def encode_visual(
+    self,
+    params: Params,
+    pixels: jax.Array,
+    plan: dict[str, jax.Array],
+    with_received: bool = False,
+  ) -> VisualTokens:
+    """Tiles -> patch features -> visual tokens.
+
+    Args:
+      params: the parameters.
+      pixels: [B, I, S, S, 3] tiles or frames, uint8 or normalised float.
+      plan: see data/pipeline.py; token m of row b is
+        sum_k weight[b,m,k] * bank[b, index[b,m,k]], where the bank holds the
+        projected patches of the row's tiles and then the newline vector.
+      with_received: also compute received attention.
+
+    Returns:
+      The visual tokens.
+    """
+    modules = self._description.bind(params)
+    b, tiles = pixels.shape[:2]
+    flat = constrain(
+      pixels.reshape(b * tiles, *pixels.shape[2:]), 'batch', None, None, None
+    )
+    features, received = modules.vision(flat, with_received)
+    features = modules.projector(features)
+    features = features.reshape(b, -1, features.shape[-1])  # [B, I*P, D]
+    newline = jnp.broadcast_to(
+      modules.newline[...].astype(features.dtype), (b, 1, features.shape[-1])
+    )
+    bank = jnp.concatenate([features, newline], axis=1)
+    tokens = constrain(_gather(bank, plan), 'batch', None, None)
+    if received is not None:
+      scores = jnp.pad(received.reshape(b, -1), ((0, 0), (0, 1)))
+      received = _gather(scores[..., None], plan)[..., 0]
+    return VisualTokens(tokens, plan['valid'], plan['grid'], received)
+
+  def embed(
+    self,
+    params: Params,
+    tokens: Int[Array, 'B T'],
+    visual: VisualTokens | None = None,
+  ) -> Float[Array, 'B T D']:
+    """Token embeddings, with placeholders replaced by visual tokens in order.
+
+    The host has checked that a row has as many placeholders as valid tokens.
+    """
+    x = super().embed(params, tokens)
+    if visual is None:
+      return x
+    config = self.config
+    slot = (tokens == config.image_token) | (tokens == config.video_token)
+    # Valid tokens come first in a plan, so the n-th placeholder takes token n.
+    nth = jnp.clip(jnp.cumsum(slot, axis=1) - 1, 0, visual.valid.shape[1] - 1)
+    placed = jnp.take_along_axis(visual.tokens, nth[..., None], axis=1)
+    return jnp.where(slot[..., None], placed.astype(x.dtype), x)
+
+  def hidden(self, params: Params, batch: dict) -> Float[Array, 'B T D']:
+    visual = self.encode_visual(params, batch['pixels'], batch['plan'])
+    x = self.embed(params, batch['tokens'], visual)
+    hidden, _ = self.decode(params, x, batch['positions'], batch['segment_ids'])
+    return hidden
+
+
+def _gather(
+  bank: Float[Array, 'B S D'], plan: dict[str, jax.Array]
+) -> Float[Array, 'B M D']:
+  """Weighted sum of K bank rows per token, one tap at a time."""
+  total = 0.0
+  for tap in range(plan['index'].shape[2]):
+    rows = jnp.take_along_axis(bank, plan['index'][:, :, tap, None], axis=1)
+    total += rows * plan['weight'][:, :, tap, None].astype(bank.dtype)
+  return total

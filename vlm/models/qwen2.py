@@ -1,0 +1,292 @@
+"""Qwen2 decoder; also the Llama / SmolLM2 shape (no biases, tied head).
+
+RMSNorm, grouped-query attention with rotary positions, gated SiLU MLP; layers
+run under one `lax.scan`.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from vlm.models import functional, layers
+from vlm.models.attention import attention
+from vlm.models.functional import Params, Runtime
+from vlm.models.partition import constrain
+
+Cache = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Qwen2Config:
+  """Facts of a checkpoint of the Qwen2 or Llama family."""
+
+  vocab_size: int = 151936
+  width: int = 896
+  depth: int = 24
+  heads: int = 14
+  kv_heads: int = 2
+  head_dim: int = 64
+  mlp_width: int = 4864
+  rope_theta: float = 1e6
+  norm_eps: float = 1e-6
+  qkv_bias: bool = True
+  tied_head: bool = True
+  model_type: str = 'qwen2'
+
+  @classmethod
+  def from_hf(cls, config: dict[str, Any]) -> 'Qwen2Config':
+    """Reads HF's `config.json` (model_type qwen2 or llama).
+
+    Raises:
+      ValueError: for features this decoder does not have, by name.
+    """
+    kind = config['model_type']
+    rope = config.get('rope_parameters') or config.get('rope_scaling') or {}
+    scaling = rope.get('rope_type', rope.get('type', 'default'))
+    if scaling != 'default':
+      raise ValueError(
+        f'config.json: rope type {scaling!r} is not supported by qwen2.py'
+      )
+    if config.get('use_sliding_window'):
+      raise ValueError('config.json: use_sliding_window is not supported')
+    if config.get('hidden_act', 'silu') != 'silu':
+      raise ValueError(f'config.json: hidden_act {config["hidden_act"]!r}')
+    heads = config['num_attention_heads']
+    theta = rope.get('rope_theta', config.get('rope_theta', 10000.0))
+    return cls(
+      vocab_size=config['vocab_size'],
+      width=config['hidden_size'],
+      depth=config['num_hidden_layers'],
+      heads=heads,
+      kv_heads=config.get('num_key_value_heads') or heads,
+      head_dim=config.get('head_dim') or config['hidden_size'] // heads,
+      mlp_width=config['intermediate_size'],
+      rope_theta=float(theta),
+      norm_eps=config.get('rms_norm_eps', 1e-6),
+      qkv_bias=kind == 'qwen2' or bool(config.get('attention_bias')),
+      tied_head=bool(config.get('tie_word_embeddings', False)),
+      model_type=kind,
+    )
+
+
+class Attention(nnx.Module):
+  """Grouped-query attention with rotary positions."""
+
+  def __init__(self, config: Qwen2Config, runtime: Runtime, rngs: nnx.Rngs):
+    d, n, k, h = config.width, config.heads, config.kv_heads, config.head_dim
+    make = dict(rngs=rngs, runtime=runtime)
+    project = lambda heads: layers.Einsum(
+      'BTD,DNH->BTNH',
+      (d, heads, h),
+      bias=(heads, h) if config.qkv_bias else (),
+      **make,
+    )
+    self.impl = runtime.attention
+    self.q, self.k, self.v = project(n), project(k), project(k)
+    self.o = layers.Einsum('BTNH,NHD->BTD', (n, h, d), **make)
+
+  def __call__(self, x, rope, segment_ids, cache):
+    q = constrain(self.q(x), 'batch', None, 'heads', None)
+    k = constrain(self.k(x), 'batch', None, 'heads', None)
+    v = constrain(self.v(x), 'batch', None, 'heads', None)
+    q, k = layers.apply_rope(q, *rope), layers.apply_rope(k, *rope)
+    ids, kv_ids, index = segment_ids, segment_ids, 0
+    if cache is not None:
+      index, kv_ids = cache['index'], cache['segment_ids']
+      write = jax.lax.dynamic_update_slice_in_dim
+      k = write(cache['k'], k.astype(cache['k'].dtype), index, axis=1)
+      v = write(cache['v'], v.astype(cache['v'].dtype), index, axis=1)
+    out = attention(
+      q,
+      k,
+      v,
+      segment_ids=(ids, kv_ids),
+      causal=True,
+      q_offset=index,
+      impl=self.impl,
+    )
+    return self.o(out), (k, v)
+
+
+class GatedMLP(nnx.Module):
+  """down(silu(gate(x)) * up(x))."""
+
+  def __init__(self, config: Qwen2Config, runtime: Runtime, rngs: nnx.Rngs):
+    d, f = config.width, config.mlp_width
+    make = dict(rngs=rngs, runtime=runtime)
+    self.gate = layers.Einsum('BTD,DF->BTF', (d, f), **make)
+    self.up = layers.Einsum('BTD,DF->BTF', (d, f), **make)
+    self.down = layers.Einsum('BTF,FD->BTD', (f, d), **make)
+
+  def __call__(self, x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
+    hidden = jax.nn.silu(self.gate(x)) * self.up(x)
+    return self.down(constrain(hidden, 'batch', None, 'ffn'))
+
+
+class Block(nnx.Module):
+  """Pre-norm attention and MLP with residuals."""
+
+  def __init__(self, config: Qwen2Config, runtime: Runtime, rngs: nnx.Rngs):
+    norm = lambda: layers.RMSNorm(
+      config.width, config.norm_eps, runtime=runtime
+    )
+    self.attn_norm, self.mlp_norm = norm(), norm()
+    self.attn = Attention(config, runtime, rngs)
+    self.mlp = GatedMLP(config, runtime, rngs)
+
+  def __call__(self, x, rope, segment_ids, cache):
+    with jax.named_scope('attn'):
+      out, kv = self.attn(self.attn_norm(x), rope, segment_ids, cache)
+      x = constrain(x + out, 'batch', None, None)
+    with jax.named_scope('mlp'):
+      x = constrain(x + self.mlp(self.mlp_norm(x)), 'batch', None, None)
+    return x, kv
+
+
+class Decoder(nnx.Module):
+  """Token embedding, layers, final norm, head."""
+
+  def __init__(self, config: Qwen2Config, runtime: Runtime, rngs: nnx.Rngs):
+    self.config, self.runtime = config, runtime
+    make = dict(rngs=rngs, runtime=runtime)
+    self.embed = layers.Embedding(config.vocab_size, config.width, **make)
+    self.layers = functional.stack(
+      lambda rngs: Block(config, runtime, rngs), config.depth, rngs
+    )
+    self.norm = layers.RMSNorm(config.width, config.norm_eps, runtime=runtime)
+    if not config.tied_head:
+      self.head = layers.Einsum(
+        'BTD,DV->BTV', (config.width, config.vocab_size), **make
+      )
+
+  def __call__(
+    self,
+    x: Float[Array, 'B T D'],
+    positions: Int[Array, 'B T'],
+    segment_ids: Int[Array, 'B T'],
+    cache: Cache | None = None,
+  ) -> tuple[Float[Array, 'B T D'], Cache | None]:
+    rope = layers.rope_angles(
+      positions, self.config.head_dim, self.config.rope_theta
+    )
+    shared, per_layer = None, None
+    if cache is not None:
+      ids = jax.lax.dynamic_update_slice_in_dim(
+        cache['segment_ids'], segment_ids, cache['index'], axis=1
+      )
+      shared = {'segment_ids': ids, 'index': cache['index']}
+      per_layer = {'k': cache['k'], 'v': cache['v']}
+
+    def apply(block, x, kv):
+      layer_cache = None if kv is None else shared | kv
+      x, (k, v) = block(x, rope, segment_ids, layer_cache)
+      return x, None if kv is None else {'k': k, 'v': v}
+
+    x, kv = functional.scan(
+      self.layers, apply, x, per_layer, self.runtime.remat
+    )
+    if cache is not None:
+      cache = kv | shared | {'index': cache['index'] + x.shape[1]}
+    return self.norm(x), cache
+
+  def head_kernel(self) -> Float[Array, 'D V']:
+    if self.config.tied_head:
+      return self.embed.embedding[...].T
+    return self.head.kernel[...]
+
+
+def init_cache(
+  config: Qwen2Config, batch: int, length: int, dtype: str
+) -> Cache:
+  """An empty static KV cache of `length` slots per row."""
+  shape = (config.depth, batch, length, config.kv_heads, config.head_dim)
+  return {
+    'k': jnp.zeros(shape, dtype),
+    'v': jnp.zeros(shape, dtype),
+    'segment_ids': jnp.zeros((batch, length), jnp.int32),
+    'index': jnp.zeros((), jnp.int32),
+  }
+
+
+class LanguageModel:
+  """The decoder as pure functions of its parameters.
+
+  Args:
+    config: facts of the checkpoint.
+    runtime: execution choices.
+  """
+
+  def __init__(self, config: Qwen2Config, runtime: Runtime):
+    self.config, self.runtime = config, runtime
+    self._description = functional.Description(self._module)
+    self.abstract_params = self._description.abstract_params
+
+  def _module(self, rngs: nnx.Rngs) -> nnx.Module:
+    return _Holder(self.config, self.runtime, rngs)
+
+  @property
+  def decoder_config(self) -> Qwen2Config:
+    """The text decoder's facts; here the whole config."""
+    return self.config
+
+  def init(self, key: jax.Array) -> Params:
+    """Draws parameters."""
+    return self._description.init(key)
+
+  def _decoder(self, params: Params) -> Decoder:
+    return self._description.bind(params).decoder
+
+  def embed(
+    self, params: Params, tokens: Int[Array, 'B T'], visual=None
+  ) -> Float[Array, 'B T D']:
+    """Token embeddings."""
+    del visual  # Text only: nothing to place.
+    x = self._decoder(params).embed(tokens)
+    return constrain(x, 'batch', None, None)
+
+  def decode(
+    self,
+    params: Params,
+    x: Float[Array, 'B T D'],
+    positions: Int[Array, 'B T'],
+    segment_ids: Int[Array, 'B T'],
+    cache: Cache | None = None,
+  ) -> tuple[Float[Array, 'B T D'], Cache | None]:
+    """Runs the layers; with a cache, appends at its index."""
+    return self._decoder(params)(x, positions, segment_ids, cache)
+
+  def head_kernel(self, params: Params) -> Float[Array, 'D V']:
+    """The output head, tied or not."""
+    return self._decoder(params).head_kernel()
+
+  def logits(
+    self, params: Params, hidden: Float[Array, 'B T D']
+  ) -> Float[Array, 'B T V']:
+    """float32 logits; training uses the chunked losses instead."""
+    return jnp.einsum(
+      'BTD,DV->BTV',
+      hidden,
+      self.head_kernel(params).astype(hidden.dtype),
+      preferred_element_type=jnp.float32,
+    )
+
+  def init_cache(self, batch: int, length: int) -> Cache:
+    """An empty cache in the compute dtype."""
+    return init_cache(self.decoder_config, batch, length, self.runtime.dtype)
+
+  def hidden(self, params: Params, batch: dict) -> Float[Array, 'B T D']:
+    """Hidden states of a training batch (see data/pipeline.py)."""
+    x = self.embed(params, batch['tokens'])
+    hidden, _ = self.decode(params, x, batch['positions'], batch['segment_ids'])
+    return hidden
+
+
+class _Holder(nnx.Module):
+  """Gives the decoder its place in the parameter tree."""
+
+  def __init__(self, config: Qwen2Config, runtime: Runtime, rngs: nnx.Rngs):
+    self.decoder = Decoder(config, runtime, rngs)

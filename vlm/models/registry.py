@@ -1,0 +1,38 @@
+"""HF `model_type` (or a name of ours) -> configuration and model."""
+
+from typing import Any
+
+from vlm.models import llava_onevision, qwen2
+from vlm.models.functional import Runtime
+
+# model_type -> (config class, model class)
+FAMILIES = {
+  'qwen2': (qwen2.Qwen2Config, qwen2.LanguageModel),
+  'llama': (qwen2.Qwen2Config, qwen2.LanguageModel),
+  'llava_onevision': (
+    llava_onevision.LlavaOnevisionConfig,
+    llava_onevision.LlavaOnevision,
+  ),
+}
+
+
+def config_from_hf(config: dict[str, Any]) -> Any:
+  """The frozen config of an HF `config.json`.
+
+  Raises:
+    ValueError: if the architecture is unknown, with the known ones.
+  """
+  return _family(config.get('model_type'))[0].from_hf(config)
+
+
+def build(config: Any, runtime: Runtime = Runtime()) -> Any:
+  """A model description (no arrays) for a frozen config."""
+  return _family(config.model_type)[1](config, runtime)
+
+
+def _family(model_type: str | None):
+  if model_type not in FAMILIES:
+    raise ValueError(
+      f'model_type {model_type!r} is not supported; known: {sorted(FAMILIES)}'
+    )
+  return FAMILIES[model_type]

@@ -1,0 +1,34 @@
+"""One name table per family, found by HF's `model_type`."""
+
+from typing import Any
+
+from vlm.convert.names.clip import CLIP, CLIP_VISION
+from vlm.convert.names.llava_onevision import LLAVA_ONEVISION
+from vlm.convert.names.qwen2 import QWEN2
+from vlm.convert.names.siglip import SIGLIP
+from vlm.convert.tables import Table
+
+TABLES: dict[str, Table] = {
+  'qwen2': QWEN2,
+  'llama': QWEN2,
+  'siglip': SIGLIP,
+  'siglip_vision_model': SIGLIP,
+  'clip': CLIP,
+  'clip_vision_model': CLIP_VISION,
+  'llava_onevision': LLAVA_ONEVISION,
+}
+
+
+def table_for(model: Any) -> Table:
+  """The name table of a registry model, by `model.config.model_type`.
+
+  Raises:
+    ValueError: if the family has none, with the ones that do.
+  """
+  kind = model.config.model_type
+  if kind not in TABLES:
+    raise ValueError(
+      f'no name table for model_type {kind!r}; known: {sorted(TABLES)}; '
+      f'add one in vlm/convert/names'
+    )
+  return TABLES[kind]

@@ -1,0 +1,302 @@
+"""Safetensors read by slice, straight into the shardings of the parameters.
+
+Every process reads only what its own devices hold, one pass over each tensor.
+On the host there is never more than one block of at most the largest tensor's
+size plus a few megabytes: a stacked parameter that is larger is filled on the
+devices, some layers at a time, into a donated buffer.
+"""
+
+import dataclasses
+import math
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from vlm.convert.checkpoint import Checkpoint, Entry
+from vlm.convert.plan import Source, flatten, plan, unflatten
+
+Span = tuple[int, int]  # start, stop
+Index = tuple[Span, ...]  # one span per axis of a parameter
+
+_CHUNK = 8 << 20  # bytes of a tensor read at once
+_SMALL = 16 << 20  # blocks below this are not worth a compiled update
+_ALIGNMENT = 64  # XLA's CPU client takes such buffers without a copy
+
+
+def load_params(
+  folder: epath.PathLike,
+  model: Any,
+  shardings: Any = None,
+  dtype: Any = None,
+) -> dict[str, Any]:
+  """Reads a published checkpoint into a model's parameters.
+
+  Args:
+    folder: local path or gs:// with `model.safetensors`, or with shards and
+      their index. Pickled weights are refused.
+    model: a registry model built from the folder's `config.json`.
+    shardings: tree of `jax.sharding.Sharding` like `model.abstract_params`;
+      None puts everything on one device.
+    dtype: dtype of the parameters; None takes the model's `param_dtype`.
+
+  Returns:
+    Nested dict of arrays, as `model.abstract_params` says.
+
+  Raises:
+    CheckpointError: before any weight is read, if the folder is incomplete or
+      does not fit the model; every offending tensor is named.
+  """
+  abstract = flatten(model.abstract_params)
+  if shardings is None:
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    placed = dict.fromkeys(abstract, one)
+  else:
+    placed = flatten(shardings)
+  _check_shardings(abstract, placed)
+  with Checkpoint(folder) as checkpoint:
+    sources = plan(checkpoint, model).sources
+    targets = {
+      path: Target(leaf.shape, np.dtype(dtype or leaf.dtype), placed[path])
+      for path, leaf in abstract.items()
+    }
+    budget = max(
+      _largest(sources[path], target.dtype) for path, target in targets.items()
+    )
+    return unflatten(
+      {
+        path: _load(checkpoint, sources[path], target, budget)
+        for path, target in targets.items()
+      }
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """What a parameter shall become: shape, dtype, sharding."""
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  sharding: jax.sharding.Sharding
+
+  def indices(self) -> dict[jax.Device, Index]:
+    """The part each device of this process holds, with explicit bounds."""
+    parts = self.sharding.addressable_devices_indices_map(self.shape)
+    return {
+      device: tuple(
+        part.indices(size)[:2] for part, size in zip(index, self.shape)
+      )
+      for device, index in parts.items()
+    }
+
+
+def _check_shardings(abstract: dict, placed: dict) -> None:
+  if abstract.keys() != placed.keys():
+    wrong = sorted(abstract.keys() ^ placed.keys())
+    raise ValueError(
+      f'shardings: expected the tree of model.abstract_params, differs at '
+      f'{wrong[:5]}'
+    )
+
+
+def _largest(source: Source, dtype: np.dtype) -> int:
+  """Bytes of the parameter's largest tensor, on disk or as it will be."""
+  on_disk = max(entry.end - entry.begin for entry in source.entries)
+  return max(on_disk, math.prod(source.layer_shape) * dtype.itemsize)
+
+
+def _load(
+  checkpoint: Checkpoint, source: Source, target: Target, budget: int
+) -> jax.Array:
+  """One parameter, whole or filled on the devices within the budget."""
+  indices = target.indices()
+  parts = set(indices.values())
+  size = sum(_size(part) for part in parts) * target.dtype.itemsize
+  if size <= max(budget, _SMALL) or not source.row.stacked:
+    blocks = read_blocks(checkpoint, source, parts, target.dtype)
+    return _assemble(target, indices, blocks)
+  layers = {part[0] for part in parts}
+  if layers != {(0, target.shape[0])}:
+    return _load_by_shard(checkpoint, source, target, indices)
+  return _fill(checkpoint, source, target, budget * target.shape[0] // size)
+
+
+def _load_by_shard(
+  checkpoint: Checkpoint,
+  source: Source,
+  target: Target,
+  indices: dict[jax.Device, Index],
+) -> jax.Array:
+  """One shard at a time, where the layer axis itself is sharded."""
+  arrays = {}
+  for part in set(indices.values()):
+    block = read_blocks(checkpoint, source, [part], target.dtype)[part]
+    for device, index in indices.items():
+      if index == part:
+        arrays[device] = jax.device_put(block, device)
+    jax.block_until_ready(arrays)
+  return jax.make_array_from_single_device_arrays(
+    target.shape, target.sharding, [arrays[device] for device in indices]
+  )
+
+
+def _fill(
+  checkpoint: Checkpoint, source: Source, target: Target, step: int
+) -> jax.Array:
+  """Some layers at a time into a donated buffer on the devices."""
+  step = max(step, 1)
+  buffer = jax.jit(
+    lambda: jnp.zeros(target.shape, target.dtype),
+    out_shardings=target.sharding,
+  )()
+  write = jax.jit(
+    lambda buffer, block, layer: jax.lax.dynamic_update_slice_in_dim(
+      buffer, block, layer, axis=0
+    ),
+    out_shardings=target.sharding,
+    donate_argnums=0,
+  )
+  for start in range(0, target.shape[0], step):
+    entries = source.entries[start : start + step]
+    some = dataclasses.replace(target, shape=(len(entries), *target.shape[1:]))
+    indices = some.indices()
+    blocks = read_blocks(
+      checkpoint,
+      dataclasses.replace(source, entries=entries),
+      set(indices.values()),
+      target.dtype,
+    )
+    block = _assemble(some, indices, blocks)
+    del blocks
+    buffer = write(buffer, block, start)
+    del block
+    # Without waiting, blocks would pile up on the host behind the transfers.
+    buffer.block_until_ready()
+  return buffer
+
+
+def _assemble(
+  target: Target,
+  indices: dict[jax.Device, Index],
+  blocks: dict[Index, np.ndarray],
+) -> jax.Array:
+  arrays = [
+    jax.device_put(blocks[index], device) for device, index in indices.items()
+  ]
+  return jax.make_array_from_single_device_arrays(
+    target.shape, target.sharding, arrays
+  )
+
+
+def _size(index: Index) -> int:
+  return math.prod(stop - start for start, stop in index)
+
+
+def _aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+  """An uninitialised array that starts on XLA's alignment."""
+  size = math.prod(shape) * dtype.itemsize
+  raw = np.empty(size + _ALIGNMENT, np.uint8)
+  offset = -raw.ctypes.data % _ALIGNMENT
+  return raw[offset : offset + size].view(dtype).reshape(shape)
+
+
+def read_blocks(
+  checkpoint: Checkpoint,
+  source: Source,
+  parts: Collection[Index],
+  dtype: np.dtype,
+) -> dict[Index, np.ndarray]:
+  """Reads parts of one parameter, each published byte at most once.
+
+  Args:
+    checkpoint: the opened folder.
+    source: the parameter's tensors.
+    parts: wanted (start, stop) per axis of the parameter.
+    dtype: dtype of the result.
+
+  Returns:
+    An array per part, in our layout.
+  """
+  blocks = {
+    part: _aligned([stop - start for start, stop in part], dtype)
+    for part in parts
+  }
+  for layer, entry in enumerate(source.entries):
+    wanted = []
+    for part, block in blocks.items():
+      if not source.row.stacked:
+        wanted.append((part, block))
+      elif part[0][0] <= layer < part[0][1]:
+        wanted.append((part[1:], block[layer - part[0][0]]))
+    if wanted:
+      _read_layer(checkpoint, source, entry, wanted)
+  return blocks
+
+
+def _read_layer(
+  checkpoint: Checkpoint,
+  source: Source,
+  entry: Entry,
+  wanted: list[tuple[Index, np.ndarray]],
+) -> None:
+  """Copies one published tensor into the blocks that want parts of it.
+
+  The first letter of a published axis is cut in the file, the others (the head
+  dimension inside a row of heads, say) in memory.
+  """
+  transform = source.row.transform
+  if not transform.axes:
+    for _, block in wanted:
+      block[...] = checkpoint.read(entry, (0, 1), (0, 1))
+    return
+  sizes = transform.sizes(source.layer_shape)
+  lead, *cross = [group[0] for group in transform.groups][:2]
+  cuts = [dict(zip(transform.axes, index)) for index, _ in wanted]
+  unit = entry.shape[0] // sizes[lead]
+  hull, columns = {}, (0, 1)
+  for axis in cross:
+    hull[axis] = _hull([cut[axis] for cut in cuts])
+    width = entry.shape[1] // sizes[axis]
+    columns = (hull[axis][0] * width, hull[axis][1] * width)
+  step = max(_CHUNK * sizes[lead] // max(entry.end - entry.begin, 1), 1)
+  for start, stop in _steps([cut[lead] for cut in cuts], step):
+    data = checkpoint.read(entry, (start * unit, stop * unit), columns)
+    have = {axis: (0, size) for axis, size in sizes.items()}
+    have |= hull | {lead: (start, stop)}
+    ours = transform.forward(
+      data, {axis: stop - start for axis, (start, stop) in have.items()}
+    )
+    for cut, (_, block) in zip(cuts, wanted):
+      _copy_overlap(ours, have, block, cut)
+
+
+def _copy_overlap(
+  source: np.ndarray, have: dict[str, Span], block: np.ndarray, cut: dict
+) -> None:
+  """Copies what `source` (spans `have`) and `block` (spans `cut`) share."""
+  take, put = [], []
+  for axis, (start, stop) in cut.items():
+    low, high = max(start, have[axis][0]), min(stop, have[axis][1])
+    if low >= high:
+      return
+    take.append(slice(low - have[axis][0], high - have[axis][0]))
+    put.append(slice(low - start, high - start))
+  block[tuple(put)] = source[tuple(take)]
+
+
+def _hull(spans: list[Span]) -> Span:
+  return min(start for start, _ in spans), max(stop for _, stop in spans)
+
+
+def _steps(spans: list[Span], step: int) -> Iterator[Span]:
+  """Covers the union of the spans in steps, nothing twice."""
+  at = 0
+  for start, stop in sorted(spans):
+    at = max(at, start)
+    while at < stop:
+      end = min(at + step, stop)
+      yield at, end
+      at = end

@@ -111,9 +111,7 @@ class BadRowCounts:
     if count <= NAMED_PER_REASON:
       logging.warning('Skipped bad row %s', record)
       if count == NAMED_PER_REASON:
-        logging.warning(
-          'Further rows with %r are only counted.', record.reason
-        )
+        logging.warning('Further rows with %r are only counted.', record.reason)
     self._judge(self._policy.min_seen)
 
   def finish(self) -> None:

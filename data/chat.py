@@ -1,0 +1,427 @@
+"""Conversations to token ids and an answer mask, without `transformers`.
+
+The checkpoint's own jinja2 template renders the text, `tokenizers` encodes it,
+and the mask marks what the assistant has to say: each answer and its
+end-of-turn token. Image and video placeholders grow to the exact number of
+visual tokens. Nothing is ever cut: a conversation that is too long is a bad
+row.
+"""
+
+import dataclasses
+import datetime
+import functools
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.sandbox
+import numpy as np
+import tokenizers
+from etils import epath
+
+from data import records
+
+Message = Mapping[str, Any]
+Span = tuple[int, int]
+
+# Unicode noncharacters: no text holds them, so they can mark what a template
+# puts between {% generation %} and {% endgeneration %}.
+_OPEN, _CLOSE = '\ufdd0', '\ufdd1'
+
+
+class _Generation(jinja2.ext.Extension):
+  """Reads the tag with which templates mark the assistant's tokens."""
+
+  tags = {'generation'}
+
+  def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+    line = next(parser.stream).lineno
+    body = parser.parse_statements(('name:endgeneration',), drop_needle=True)
+    call = self.call_method('_mark')
+    return jinja2.nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+  def _mark(self, caller) -> str:
+    return f'{_OPEN}{caller()}{_CLOSE}'
+
+
+def _raise_exception(message: str) -> None:
+  raise jinja2.TemplateError(message)
+
+
+def _tojson(value: Any, indent: int | None = None) -> str:
+  # jinja2's own filter escapes for HTML.
+  return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+@functools.lru_cache
+def _compile(template: str) -> jinja2.Template:
+  environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+    trim_blocks=True,
+    lstrip_blocks=True,
+    extensions=[jinja2.ext.loopcontrols, _Generation],
+  )
+  environment.filters['tojson'] = _tojson
+  environment.globals['raise_exception'] = _raise_exception
+  environment.globals['strftime_now'] = lambda form: (
+    datetime.datetime.now().strftime(form)
+  )
+  return environment.from_string(template)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chat:
+  """A tokenizer with its chat template.
+
+  Attributes:
+    tokenizer_json: contents of tokenizer.json.
+    template: jinja2 source.
+    placeholders: content type -> text of its placeholder token, for example
+      {'image': '<|image_pad|>'}.
+    variables: what the template may name besides messages: 'bos_token', ....
+  """
+
+  tokenizer_json: str
+  template: str
+  placeholders: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  variables: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    for kind, text in self.placeholders.items():
+      if self.tokenizer.token_to_id(text) is None:
+        raise ValueError(
+          f'the placeholder {text!r} for {kind} is not a token of the '
+          'tokenizer; set data.placeholders'
+        )
+
+  @functools.cached_property
+  def tokenizer(self) -> tokenizers.Tokenizer:
+    """The tokenizer; made on first use, so that a `Chat` can be pickled."""
+    return tokenizers.Tokenizer.from_str(self.tokenizer_json)
+
+  def __getstate__(self) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(self)]
+    return {name: getattr(self, name) for name in names}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__dict__.update(state)
+
+  @property
+  def placeholder_ids(self) -> tuple[int, ...]:
+    """Ids of the placeholder tokens, for `RowSpec.placeholders`."""
+    return tuple(
+      self.tokenizer.token_to_id(text) for text in self.placeholders.values()
+    )
+
+  def encode(
+    self, messages: Sequence[Message], visual_tokens: Sequence[int] = ()
+  ) -> dict[str, np.ndarray]:
+    """Encodes a conversation for training.
+
+    Args:
+      messages: {'role', 'content'}; content is a string or a list of
+        {'type': 'text', 'text': ...}, {'type': 'image'}, {'type': 'video'}.
+      visual_tokens: for each image and video in order, how many visual tokens
+        stand for it.
+
+    Returns:
+      tokens int32 [t], loss_mask float32 [t]: 1 on the tokens of assistant
+      messages including their end of turn, 0 elsewhere.
+
+    Raises:
+      BadRecord: 'empty answer', or 'placeholder mismatch' when the text does
+        not hold one placeholder for each entry of `visual_tokens`.
+      ValueError: when the template drops or reorders what it is given.
+    """
+    answers = [m for m in messages if m['role'] == 'assistant']
+    if not answers:
+      raise records.BadRecord('empty answer', 'no assistant message')
+    for message in answers:
+      records.require_answer(_text(message))
+    text, spans = self.render_spans(messages)
+    ids, mask = self._tokenize(text, spans)
+    return self._expand(ids, mask, visual_tokens)
+
+  def encode_prompt(
+    self, messages: Sequence[Message], visual_tokens: Sequence[int] = ()
+  ) -> np.ndarray:
+    """Encodes a conversation that the assistant is to continue.
+
+    Returns:
+      int32 [t].
+    """
+    text = self.render(messages, add_generation_prompt=True)
+    ids, mask = self._tokenize(text, [])
+    return self._expand(ids, mask, visual_tokens)['tokens']
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of `ids` without special tokens."""
+    return self.tokenizer.decode([int(i) for i in ids])
+
+  def render(
+    self, messages: Sequence[Message], add_generation_prompt: bool = False
+  ) -> str:
+    """Returns the template's text for a conversation."""
+    marked = self._render_marked(messages, add_generation_prompt)
+    return marked.replace(_OPEN, '').replace(_CLOSE, '')
+
+  def render_spans(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
+    """Returns the text and the character spans of the assistant's turns.
+
+    Raises:
+      ValueError: when the template has no {% generation %} tag and the text of
+        the first messages is not a prefix of the text of all of them, so that
+        the answers cannot be located.
+    """
+    marked = self._render_marked(messages, False)
+    if _OPEN in marked:
+      text, spans = _split_marks(marked)
+    else:
+      text, spans = marked, self._spans_by_prefix(messages, marked)
+    by_tag = _OPEN in marked
+    return text, [self._fit_turn(text, span, by_tag) for span in spans]
+
+  def _render_marked(self, messages, add_generation_prompt: bool) -> str:
+    shaped = [self._shape(message) for message in messages]
+    try:
+      text = _compile(self.template).render(
+        messages=shaped,
+        add_generation_prompt=add_generation_prompt,
+        **self.variables,
+      )
+    except jinja2.TemplateError as error:
+      raise ValueError(
+        f'the chat template refused the conversation '
+        f'{[m["role"] for m in messages]}: {error}'
+      ) from error
+    for number, message in enumerate(messages):
+      if _text(message).strip() not in text:
+        raise ValueError(
+          f'the chat template dropped or changed the text of message {number} '
+          f'({message["role"]}): {_text(message)!r}'
+        )
+    return text
+
+  def _spans_by_prefix(self, messages, text: str) -> list[Span]:
+    spans = []
+    for number, message in enumerate(messages):
+      if message['role'] != 'assistant':
+        continue
+      prompt = self.render(messages[:number], add_generation_prompt=True)
+      turn = self.render(messages[: number + 1])
+      if not (turn.startswith(prompt) and text.startswith(turn)):
+        raise ValueError(
+          f'the chat template is not prefix-stable at message {number}: the '
+          f'prompt ends with {prompt[-40:]!r}, the conversation reads '
+          f'{text[max(len(prompt) - 40, 0) : len(prompt) + 20]!r} there. Mark '
+          'the answers in the template with {% generation %}'
+        )
+      spans.append((len(prompt), len(turn)))
+    return spans
+
+  @functools.cached_property
+  def _specials(self) -> tuple[str, ...]:
+    added = self.tokenizer.get_added_tokens_decoder().values()
+    return tuple(token.content for token in added if token.special)
+
+  def _fit_turn(self, text: str, span: Span, marked: bool) -> Span:
+    """Makes a turn end with its end-of-turn token.
+
+    Templates write a newline after that token, which nobody has to predict,
+    and {% generation %} blocks often leave the token out.
+    """
+    start, end = span
+    stripped = start + len(text[start:end].rstrip())
+    if text.endswith(self._specials, start, stripped):
+      return start, stripped
+    following = [s for s in self._specials if text.startswith(s, end)]
+    if marked and following:
+      return start, end + max(map(len, following))
+    return span
+
+  @functools.cached_property
+  def _accepts(self) -> tuple[bool, bool]:
+    """Whether the template prints contents that are strings, and lists."""
+    found = []
+    for content in ('probe', [{'type': 'text', 'text': 'probe'}]):
+      messages = [{'role': 'user', 'content': content}]
+      try:
+        text = _compile(self.template).render(
+          messages=messages, add_generation_prompt=False, **self.variables
+        )
+      except (jinja2.TemplateError, TypeError):
+        text = ''
+      found.append('probe' in text and "'probe'" not in text)
+    return tuple(found)
+
+  def _shape(self, message: Message) -> dict[str, Any]:
+    """Gives a message's content the form that the template can read."""
+    strings, lists = self._accepts
+    content = message['content']
+    if isinstance(content, str) and not strings and lists:
+      content = [{'type': 'text', 'text': content}]
+    elif not isinstance(content, str) and strings and not lists:
+      content = ''.join(
+        part['text']
+        if part['type'] == 'text'
+        else self.placeholders[part['type']]
+        for part in content
+      )
+    return {**message, 'content': content}
+
+  def _tokenize(
+    self, text: str, spans: Sequence[Span]
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns ids and, per token, whether it lies in a span."""
+    encoded = self.tokenizer.encode(text, add_special_tokens=False)
+    ids, offsets = np.array(encoded.ids, np.int32), np.array(encoded.offsets)
+    offsets = offsets.reshape(-1, 2)
+    mask = np.zeros(len(ids), np.float32)
+    for start, end in spans:
+      inside = (offsets[:, 0] >= start) & (offsets[:, 1] <= end)
+      touching = (offsets[:, 0] < end) & (offsets[:, 1] > start)
+      if np.any(touching & ~inside):
+        return self._tokenize_pieces(text, spans)
+      mask[inside & touching] = 1
+    return ids, mask
+
+  def _tokenize_pieces(self, text, spans) -> tuple[np.ndarray, np.ndarray]:
+    """Encodes answers apart, where a token would straddle their border.
+
+    A sampler encodes the prompt alone, so this is also what it will see.
+    """
+    cuts = [0, *(cut for span in spans for cut in span), len(text)]
+    ids, mask = [], []
+    for number, (start, end) in enumerate(itertools.pairwise(cuts)):
+      piece = self.tokenizer.encode(text[start:end], add_special_tokens=False)
+      ids += piece.ids
+      mask += [number % 2] * len(piece.ids)
+    return np.array(ids, np.int32), np.array(mask, np.float32)
+
+  def _expand(self, ids, mask, visual_tokens) -> dict[str, np.ndarray]:
+    """Repeats each placeholder as often as it has visual tokens."""
+    places = np.flatnonzero(np.isin(ids, self.placeholder_ids))
+    if len(places) != len(visual_tokens):
+      raise records.BadRecord(
+        'placeholder mismatch',
+        f'{len(places)} placeholders in the text, {len(visual_tokens)} images '
+        'or videos in the row',
+      )
+    repeats = np.ones(len(ids), np.int64)
+    repeats[places] = visual_tokens
+    return {
+      'tokens': np.repeat(ids, repeats),
+      'loss_mask': np.repeat(mask, repeats),
+    }
+
+
+def _text(message: Message) -> str:
+  content = message['content']
+  if isinstance(content, str):
+    return content
+  if not isinstance(content, list | tuple):
+    raise records.BadRecord(
+      'wrong type',
+      f'content of a {message["role"]} message is {type(content).__name__}, '
+      'expected a string or a list',
+    )
+  return ''.join(p['text'] for p in content if p['type'] == 'text')
+
+
+def _split_marks(marked: str) -> tuple[str, list[Span]]:
+  text, spans = '', []
+  for piece in marked.split(_OPEN):
+    inside, closed, outside = piece.partition(_CLOSE)
+    if closed:
+      spans.append((len(text), len(text) + len(inside)))
+    text += inside + outside
+  return text, spans
+
+
+def load_chat(
+  directory: epath.PathLike, placeholders: Mapping[str, str] | None = None
+) -> Chat:
+  """Loads tokenizer and template of a checkpoint directory.
+
+  Reads tokenizer.json, the template from chat_template.jinja,
+  chat_template.json or tokenizer_config.json, and the names of special tokens
+  from tokenizer_config.json.
+
+  Raises:
+    FileNotFoundError: when there is no tokenizer or no template.
+  """
+  directory = epath.Path(directory)
+  tokenizer = directory / 'tokenizer.json'
+  if not tokenizer.exists():
+    raise FileNotFoundError(
+      f'no tokenizer.json in {directory}; set --config.model.init_from'
+    )
+  config = _read_json(directory / 'tokenizer_config.json')
+  template = config.get('chat_template')
+  if (directory / 'chat_template.json').exists():
+    template = _read_json(directory / 'chat_template.json')['chat_template']
+  if (directory / 'chat_template.jinja').exists():
+    template = (directory / 'chat_template.jinja').read_text()
+  if isinstance(template, list):
+    named = {entry['name']: entry['template'] for entry in template}
+    template = named.get('default')
+  if not template:
+    raise FileNotFoundError(
+      f'no chat template in {directory}: expected chat_template.jinja, '
+      'chat_template.json, or chat_template in tokenizer_config.json'
+    )
+  return Chat(
+    tokenizer.read_text(), template, placeholders or {}, _variables(config)
+  )
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+  return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _variables(config: Mapping[str, Any]) -> dict[str, str]:
+  variables = {}
+  for name, value in config.items():
+    if name.endswith('_token') and isinstance(value, str | dict):
+      variables[name] = value if isinstance(value, str) else value['content']
+  return variables
+
+
+def char_tokenizer(
+  alphabet: Sequence[str], specials: Sequence[str]
+) -> tokenizers.Tokenizer:
+  """Builds a tokenizer over characters and small words.
+
+  Ids are the specials in order, then the alphabet in order; the first special
+  is 0 and serves as padding. Where several units match, the longest wins. Text
+  outside the alphabet is an error. Save it with `tokenizer.save(path)`.
+
+  Raises:
+    ValueError: when a unit is empty or appears twice.
+  """
+  units = [*specials, *alphabet]
+  if '' in units or len(set(units)) < len(units):
+    raise ValueError(
+      f'units must be distinct and not empty, got {sorted(units)}'
+    )
+  vocab = {unit: number for number, unit in enumerate(units)}
+  tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, '<unk>'))
+  longest_first = sorted(alphabet, key=len, reverse=True)
+  pattern = '|'.join(_escape(unit) for unit in longest_first)
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split(
+    tokenizers.Regex(pattern), 'isolated'
+  )
+  tokenizer.decoder = tokenizers.decoders.Fuse()
+  tokenizer.add_special_tokens(
+    [
+      tokenizers.AddedToken(unit, special=True, normalized=False)
+      for unit in specials
+    ]
+  )
+  return tokenizer
+
+
+def _escape(text: str) -> str:
+  return ''.join(c if c.isalnum() else f'\\x{{{ord(c):x}}}' for c in text)

@@ -1,0 +1,222 @@
+"""From samples of any size to rows of static shape: pad, bucket or pack.
+
+A sample, as the last transform leaves it, is a dict of numpy arrays:
+
+    tokens     int32 [t]      one placeholder id per visual token
+    loss_mask  float32 [t]
+    pixels     [i, S, S, 3]   i tiles or frames; absent when there are none
+    plan       {index int32 [m, K], weight float32 [m, K], grid int32 [m, 3]},
+               optionally valid bool [m]; absent together with pixels
+
+`index` points into the sample's own bank: tile * P + p for token p of a tile,
+and i * P for the newline vector that follows the tiles. Here these become rows
+of a batch, whose bank has the row's static capacity of I tiles: tile indices
+move by the tiles before them and the newline moves to I * P. A sample is never
+cut: one that fits nowhere is a bad row, 'too long'.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from data import records
+
+Sample = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class RowSpec:
+  """Static shape of one row of a batch.
+
+  Attributes:
+    seq_len: T, tokens per row.
+    tiles: I, tiles or frames per row; 0 for text without images.
+    visual: M, visual tokens per row.
+    points: K, bank entries a visual token is a weighted sum of (1 or 4).
+    tile_tokens: P, tower tokens per tile.
+    image_size: S, side of a tile in pixels.
+    pixel_dtype: 'uint8' (normalised on device) or 'float32'.
+    placeholders: token ids that stand for one visual token each.
+  """
+
+  seq_len: int
+  tiles: int = 0
+  visual: int = 0
+  points: int = 1
+  tile_tokens: int = 0
+  image_size: int = 0
+  pixel_dtype: str = 'uint8'
+  placeholders: tuple[int, ...] = ()
+
+  @property
+  def newline(self) -> int:
+    """Bank index of the newline vector, I * P."""
+    return self.tiles * self.tile_tokens
+
+
+def sample_size(sample: Sample) -> tuple[int, int, int]:
+  """Returns the numbers of tokens, tiles and visual tokens of a sample."""
+  tiles = len(sample['pixels']) if 'pixels' in sample else 0
+  return len(sample['tokens']), tiles, len(_valid_plan(sample)['index'])
+
+
+def check_sample(sample: Sample, spec: RowSpec) -> None:
+  """Checks that a sample fits a row and that its placeholders have tokens.
+
+  Raises:
+    BadRecord: 'too long' when it is larger than the row in any dimension,
+      'placeholder mismatch' when the placeholders in the text are not as many
+      as the visual tokens of its images.
+  """
+  names = ('tokens', 'tiles', 'visual tokens')
+  limits = (spec.seq_len, spec.tiles, spec.visual)
+  fields = ('seq_len', 'tiles', 'visual')
+  sizes = sample_size(sample)
+  for name, size, limit, field in zip(names, sizes, limits, fields):
+    if size > limit:
+      raise records.BadRecord(
+        'too long', f'{size} {name}, at most {limit} fit (row.{field})'
+      )
+  if spec.placeholders:
+    found = int(np.isin(sample['tokens'], spec.placeholders).sum())
+    if found != sizes[2]:
+      raise records.BadRecord(
+        'placeholder mismatch',
+        f'{found} placeholders in the text, {sizes[2]} visual tokens from the '
+        'images',
+      )
+
+
+def pad_sample(sample: Sample, spec: RowSpec) -> Sample:
+  """Turns one sample into one row; see `merge_samples`.
+
+  Keys outside the sample's contract pass unchanged: such arrays must already
+  have one shape for all samples.
+  """
+  row = merge_samples([sample], spec)
+  known = ('tokens', 'loss_mask', 'pixels', 'plan')
+  row.update({k: v for k, v in sample.items() if k not in known})
+  return row
+
+
+def merge_samples(samples: Sequence[Sample], spec: RowSpec) -> Sample:
+  """Lays samples one after another in one row of static shape.
+
+  Args:
+    samples: see the module's docstring; none gives an empty row.
+    spec: the row's shape.
+
+  Returns:
+    tokens, segment_ids, positions int32 [T], loss_mask float32 [T], and with
+    tiles: pixels [I, S, S, 3] and plan (index, weight [M, K], valid [M],
+    grid [M, 3]).
+
+  Raises:
+    BadRecord: when the samples do not fit the row.
+  """
+  T = spec.seq_len
+  for sample in samples:
+    check_sample(sample, spec)
+  row = {
+    'tokens': np.zeros(T, np.int32),
+    'segment_ids': np.zeros(T, np.int32),
+    'positions': np.zeros(T, np.int32),
+    'loss_mask': np.zeros(T, np.float32),
+  }
+  start = 0
+  for segment, sample in enumerate(samples, 1):
+    end = start + len(sample['tokens'])
+    if end > T:
+      raise records.BadRecord('too long', f'{end} tokens in a row of {T}')
+    row['tokens'][start:end] = sample['tokens']
+    row['loss_mask'][start:end] = sample['loss_mask']
+    row['segment_ids'][start:end] = segment
+    row['positions'][start:end] = np.arange(end - start)
+    start = end
+  if spec.tiles:
+    row.update(merge_visuals(samples, spec))
+  return row
+
+
+def merge_visuals(samples: Iterable[Sample], spec: RowSpec) -> Sample:
+  """Merges tiles and plans of samples into one bank of I tiles.
+
+  Example, P = 4, I = 5: the second sample's index [[0], [4]] (first token of
+  its only tile, newline) after a sample of two tiles becomes [[8], [20]].
+
+  Returns:
+    {'pixels': [I, S, S, 3], 'plan': {index, weight, valid, grid}}.
+
+  Raises:
+    BadRecord: 'too long' when tiles or visual tokens exceed the row.
+    ValueError: when tiles or plan entries have another shape than the spec's.
+  """
+  S, I, M, K = spec.image_size, spec.tiles, spec.visual, spec.points
+  pixels = np.zeros((I, S, S, 3), spec.pixel_dtype)
+  plan = {
+    'index': np.zeros((M, K), np.int32),
+    'weight': np.zeros((M, K), np.float32),
+    'valid': np.zeros(M, bool),
+    'grid': np.zeros((M, 3), np.int32),
+  }
+  tile = token = 0
+  for sample in samples:
+    if 'pixels' not in sample:
+      continue
+    part, tiles = _valid_plan(sample), len(sample['pixels'])
+    tokens = len(part['index'])
+    if tile + tiles > I or token + tokens > M:
+      raise records.BadRecord(
+        'too long',
+        f'{tile + tiles} tiles and {token + tokens} visual tokens in a row of '
+        f'{I} and {M}',
+      )
+    _check_visuals(sample['pixels'], part, spec)
+    pixels[tile : tile + tiles] = sample['pixels']
+    here = slice(token, token + tokens)
+    newline = tiles * spec.tile_tokens
+    plan['index'][here] = np.where(
+      part['index'] == newline,
+      spec.newline,
+      part['index'] + tile * spec.tile_tokens,
+    )
+    plan['weight'][here] = part['weight']
+    plan['valid'][here] = True
+    plan['grid'][here] = part['grid']
+    tile, token = tile + tiles, token + tokens
+  return {'pixels': pixels, 'plan': plan}
+
+
+def _valid_plan(sample: Sample) -> Sample:
+  if 'plan' not in sample:
+    return {'index': np.zeros((0, 1), np.int32)}
+  plan = sample['plan']
+  if 'valid' not in plan or plan['valid'].all():
+    return plan
+  return {k: v[plan['valid']] for k, v in plan.items() if k != 'valid'}
+
+
+def _check_visuals(pixels: np.ndarray, plan: Sample, spec: RowSpec) -> None:
+  S = spec.image_size
+  if pixels.shape[1:] != (S, S, 3) or pixels.dtype != spec.pixel_dtype:
+    raise ValueError(
+      f'tiles are {pixels.dtype} {pixels.shape[1:]}, the row expects '
+      f'{spec.pixel_dtype} {(S, S, 3)}; set row.image_size, row.pixel_dtype'
+    )
+  if plan['index'].shape[1] != spec.points:
+    raise ValueError(
+      f'the plan has {plan["index"].shape[1]} points per visual token, the row '
+      f'expects {spec.points}; set row.points'
+    )
+  newline, largest = (
+    len(pixels) * spec.tile_tokens,
+    plan['index'].max(initial=0),
+  )
+  if largest > newline:
+    raise ValueError(
+      f'the plan points at bank entry {largest}, but {len(pixels)} tiles of '
+      f'{spec.tile_tokens} tokens end at the newline {newline}; set '
+      'row.tile_tokens'
+    )

@@ -1,0 +1,463 @@
+"""From sources to batches: shard, shuffle, mix, transform, assemble, resume.
+
+A batch is a dict of numpy arrays. This table is its only documentation.
+
+    tokens       int32 [B, T]     ids; one placeholder id per visual token
+    segment_ids  int32 [B, T]     0 is padding, 1.. number the packed samples
+    positions    int32 [B, T]     position inside its sample
+    loss_mask    float32 [B, T]   1 where this token is a supervised target; the
+                                  loss shifts by one itself
+    pixels       uint8 or float32 [B, I, S, S, 3]   tiles or frames, zeros where
+                                  unused; uint8 is normalised on device
+    plan/index   int32 [B, M, K]  entries of the row's bank: its tiles' tower
+                                  tokens [I * P], then the newline at I * P
+    plan/weight  float32 [B, M, K]  visual token m is the sum over k of
+                                  weight[m, k] * bank[index[m, k]]
+    plan/valid   bool [B, M]      the valid visual tokens fill the row's
+                                  placeholders in order
+    plan/grid    int32 [B, M, 3]  (t, h, w) of each visual token
+
+B rows, T tokens, I tiles, S pixels, P tower tokens per tile, M visual tokens,
+K = 1 (gather) or 4 (bilinear). Padding is on the right, and rows without a
+sample are zeros. Keys that start with '_' are lists that stay on the host:
+'_where' names file and row. pixels and plan are absent without images; other
+objectives may add arrays of their own with B first.
+
+Workers transform samples; everything after them runs here, in sample order,
+so batches do not depend on the number of workers.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from data import assemble, records
+from data.pack import RowSpec
+
+Transform = Callable[[Any], Any] | grain.transforms.RandomMap
+
+
+def check_batch(batch: dict[str, Any], spec: RowSpec) -> None:
+  """Compares a batch with the table above; called when a run starts.
+
+  Raises:
+    ValueError: naming the key, what was expected and what was found.
+  """
+  B, T = np.shape(batch.get('tokens', np.zeros((0, 0))))
+  S, I, M, K = spec.image_size, spec.tiles, spec.visual, spec.points
+  expected = {
+    'tokens': ((B, T), 'int32'),
+    'segment_ids': ((B, T), 'int32'),
+    'positions': ((B, T), 'int32'),
+    'loss_mask': ((B, T), 'float32'),
+  }
+  if I:
+    expected |= {
+      'pixels': ((B, I, S, S, 3), spec.pixel_dtype),
+      'plan/index': ((B, M, K), 'int32'),
+      'plan/weight': ((B, M, K), 'float32'),
+      'plan/valid': ((B, M), 'bool'),
+      'plan/grid': ((B, M, 3), 'int32'),
+    }
+  arrays = {k: v for k, v in batch.items() if k != 'plan'}
+  arrays |= {f'plan/{k}': v for k, v in batch.get('plan', {}).items()}
+  for key, (shape, dtype) in expected.items():
+    if key not in arrays:
+      raise ValueError(
+        f'the batch has no {key!r}, expected {dtype} {shape}; it has '
+        f'{sorted(arrays)}'
+      )
+    found = (np.shape(arrays[key]), str(arrays[key].dtype))
+    if found != (shape, dtype):
+      raise ValueError(
+        f'batch[{key!r}] is {found[1]} {found[0]}, expected {dtype} {shape}'
+      )
+  if spec.seq_len != T:
+    raise ValueError(f'rows have {T} tokens, expected seq_len={spec.seq_len}')
+  _check_values(batch, spec)
+
+
+def _check_values(batch: dict[str, Any], spec: RowSpec) -> None:
+  padding = batch['segment_ids'] == 0
+  if np.any(batch['loss_mask'][padding]) or np.any(batch['tokens'][padding]):
+    raise ValueError('tokens and loss_mask must be 0 where segment_ids is 0')
+  if not spec.tiles:
+    return
+  index, valid = batch['plan']['index'], batch['plan']['valid']
+  if index.min(initial=0) < 0 or index.max(initial=0) > spec.newline:
+    raise ValueError(
+      f'plan/index spans [{index.min()}, {index.max()}], expected '
+      f'[0, {spec.newline}] (I * P = {spec.tiles} * {spec.tile_tokens})'
+    )
+  if spec.placeholders:
+    found = np.isin(batch['tokens'], spec.placeholders).sum(1)
+    if np.any(found != valid.sum(1)):
+      row = int(np.argmax(found != valid.sum(1)))
+      raise ValueError(
+        f'row {row} has {found[row]} placeholders and {valid[row].sum()} valid '
+        'visual tokens'
+      )
+
+
+class _Located:
+  """Reads rows as (row, where); an unreadable row is a `BadRecord`."""
+
+  def __init__(self, source: Any):
+    self._source = source
+    self._name = str(getattr(source, 'name', type(source).__name__))
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> tuple[str, Any]:
+    where = f'{self._name}[{index}]'
+    try:
+      return where, self._source[index]
+    except records.BadRecord as bad:
+      return where, bad.at(where)
+
+
+class _Chain(grain.transforms.RandomMap):
+  """Applies all transforms; a bad row goes through as its exception."""
+
+  def __init__(self, transforms: Sequence[Transform], check: Callable):
+    self._transforms, self._check = tuple(transforms), check
+
+  def random_map(self, element, rng: np.random.Generator):
+    where, row = element
+    if isinstance(row, records.BadRecord):
+      return row
+    try:
+      for transform in self._transforms:
+        row = _apply(transform, row, rng)
+      if not isinstance(row, dict):
+        raise TypeError(f'the last transform returned {type(row).__name__}')
+      self._check(row)
+    except records.BadRecord as bad:
+      return bad.at(where)
+    except Exception as error:
+      error.add_note(f'while transforming {where}')
+      raise
+    return {**row, '_where': where}
+
+
+def _apply(transform: Transform, row: Any, rng: np.random.Generator) -> Any:
+  if isinstance(transform, grain.transforms.RandomMap):
+    return transform.random_map(row, rng)
+  if isinstance(transform, grain.transforms.Map):
+    return transform.map(row)
+  return transform(row)
+
+
+def build(
+  sources: Any,
+  transforms: Sequence[Transform],
+  *,
+  batch_size: int,
+  seed: int,
+  shuffle: bool = True,
+  workers: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+  epochs: int | None = None,
+  weights: Sequence[float] | None = None,
+  rows: assemble.Rows | None = None,
+  policy: records.BadRowPolicy | None = None,
+) -> 'Batches':
+  """Builds the iterator of this process's batches.
+
+  Args:
+    sources: one random-access source or a list of them (`len`, `[i]`).
+    transforms: applied to each row in order; a plain callable takes the row, a
+      `grain.transforms.RandomMap` also a generator that depends only on `seed`
+      and the row's place in the stream. Must be picklable with workers.
+    batch_size: rows of a global batch, over all processes.
+    seed: of shuffling and of random transforms.
+    shuffle: reshuffles every epoch when true.
+    workers: processes that transform; 0 uses threads of this one. Batches are
+      the same for any number.
+    process_index, process_count: this process's share of the global batch.
+    epochs: passes over the data; None repeats for ever. The last batch is
+      filled with empty rows and every process gets the same number of batches.
+    weights: share of each source in the stream; None concatenates them.
+    rows: None when transforms give rows of one shape (end with `Pad(spec)`),
+      else `Packing(spec)` or `Buckets(specs)`.
+    policy: what to do with bad rows; raises at the first one by default.
+
+  Raises:
+    ValueError: for settings that contradict each other, naming them.
+  """
+  sources = list(sources) if isinstance(sources, list | tuple) else [sources]
+  rows = rows or assemble.Stacked()
+  if batch_size % process_count:
+    raise ValueError(
+      f'batch_size={batch_size} does not divide among {process_count} '
+      'processes; set --config.batch_size to a multiple'
+    )
+  if not 0 <= process_index < process_count:
+    raise ValueError(f'process_index={process_index} of {process_count}')
+  stacked = isinstance(rows, assemble.Stacked)
+  if epochs is not None and process_count > 1 and not stacked:
+    raise ValueError(
+      'packing and buckets give each process its own number of batches in '
+      'finite data; use epochs=None or one sample per row (Pad)'
+    )
+  dataset = _mixed(sources, weights, epochs, seed if shuffle else None)
+  dataset = dataset.random_map(
+    _Chain(transforms, rows.check), seed=_seed(seed, len(sources))
+  )
+  number = None
+  if epochs is not None and stacked:
+    number = math.ceil(len(dataset) / batch_size)
+  settings = dict(
+    batch_size=batch_size,
+    seed=seed,
+    shuffle=shuffle,
+    process_index=process_index,
+    process_count=process_count,
+    epochs=epochs,
+    weights=None if weights is None else [float(w) for w in weights],
+    rows=str(rows),
+    source_lengths=[len(source) for source in sources],
+  )
+  return Batches(
+    dataset[process_index::process_count],
+    rows,
+    batch_size // process_count,
+    workers,
+    records.BadRowCounts(policy or records.BadRowPolicy()),
+    number,
+    settings,
+  )
+
+
+def _seed(seed: int, stream: int) -> int:
+  return int(np.random.SeedSequence([seed, stream]).generate_state(1)[0])
+
+
+def _mixed(sources, weights, epochs, seed) -> grain.MapDataset:
+  """Shuffles and repeats the sources and joins them into one stream."""
+  for number, source in enumerate(sources):
+    if not len(source):
+      raise ValueError(
+        f'source {number} ({getattr(source, "name", source)}) has no rows; '
+        'set --config.data.path'
+      )
+  if weights is not None and (
+    len(weights) != len(sources) or min(weights) <= 0
+  ):
+    raise ValueError(
+      f'weights={tuple(weights)} for {len(sources)} sources: expected one '
+      'positive weight per source; set --config.data.weights'
+    )
+  if weights is not None and len(sources) > 1 and epochs is not None:
+    raise ValueError(
+      f'weights with epochs={epochs}: sources of different length end at '
+      'different times; use epochs=None, or weights=None to concatenate'
+    )
+  parts = [grain.MapDataset.source(_Located(source)) for source in sources]
+  if weights is None and len(parts) > 1:
+    parts = [grain.MapDataset.concatenate(parts)]
+  if seed is not None:
+    parts = [p.shuffle(seed=_seed(seed, i)) for i, p in enumerate(parts)]
+  parts = [part.repeat(epochs) for part in parts]
+  if len(parts) == 1:
+    return parts[0]
+  return grain.MapDataset.mix(parts, weights)
+
+
+def _flat(places: list[Any]) -> list[int]:
+  return [
+    p for place in places for p in (place if type(place) is list else [place])
+  ]
+
+
+def _owned(sample: dict[str, Any]) -> dict[str, Any]:
+  """Copies arrays out of shared memory, which outlives nobody."""
+  owned = {}
+  for key, value in sample.items():
+    if isinstance(value, dict):
+      owned[key] = _owned(value)
+    else:
+      owned[key] = np.array(value) if isinstance(value, np.ndarray) else value
+  return owned
+
+
+def _emptied(batch: dict[str, Any]) -> dict[str, Any]:
+  empty = {}
+  for key, value in batch.items():
+    if isinstance(value, dict):
+      empty[key] = _emptied(value)
+    else:
+      empty[key] = [] if key.startswith('_') else np.zeros_like(value)
+  return empty
+
+
+class Batches(grain.DatasetIterator):
+  """Iterator over batches whose state is its place in the sample stream.
+
+  The state holds how many samples were read, the places of those read but not
+  yet in a batch that was handed out (re-read on resumption), and the counts.
+  It is plain JSON and does not depend on the number of workers; being a grain
+  iterator it can be saved with Orbax. `wait` is the time spent in `next`.
+  """
+
+  def __init__(
+    self, dataset, rows, batch_size, workers, counts, number, settings
+  ):
+    super().__init__()
+    self._dataset, self._rows, self._batch_size = dataset, rows, batch_size
+    self._workers, self._counts = workers, counts
+    self._number, self._settings = number, settings
+    self._samples = None
+    self._reset()
+
+  def _reset(self) -> None:
+    self._stop_reading()
+    self._next = 0
+    self._pending: set[int] = set()
+    self._ready = deque()
+    self._assembler = self._rows.start(self._batch_size)
+    self._delivered = 0
+    self._ended = False
+    self._tokens = self._slots = 0
+    self.wait = 0.0
+
+  def __next__(self) -> dict[str, Any]:
+    began = time.perf_counter()
+    while not self._ready and not self._ended:
+      self._read()
+    if not self._ready:
+      batch = self._filler()
+    else:
+      batch = self._ready.popleft()
+      self._pending.difference_update(_flat(batch.pop('_place')))
+    self._delivered += 1
+    if 'segment_ids' in batch:
+      self._tokens += int(np.count_nonzero(batch['segment_ids']))
+      self._slots += batch['segment_ids'].size
+    self.wait += time.perf_counter() - began
+    return batch
+
+  def _filler(self) -> dict[str, Any]:
+    """An empty batch where bad rows left this process short of others."""
+    if self._number is None or self._delivered >= self._number:
+      self._stop_reading()
+      raise StopIteration
+    for place in range(len(self._dataset)):
+      row = self._dataset[place]
+      if isinstance(row, dict):
+        shape = assemble.collate([row], self._batch_size)
+        return _emptied(shape)
+    raise RuntimeError(
+      'this process has no usable row to shape an empty batch like; use fewer '
+      'processes or a smaller --config.batch_size'
+    )
+
+  def _read(self) -> None:
+    """Takes one sample from the stream to the assembler."""
+    if self._samples is None:
+      self._samples = self._stream()
+    try:
+      sample = next(self._samples)
+    except StopIteration:
+      self._ended = True
+      self._ready.extend(self._assembler.flush())
+      self._counts.finish()
+      return
+    place, self._next = self._next, self._next + 1
+    if isinstance(sample, records.BadRecord):
+      self._counts.report(sample)
+      return
+    self._counts.good()
+    self._push(place, _owned(sample) if self._workers else sample)
+
+  def _push(self, place: int, sample: dict[str, Any]) -> None:
+    self._pending.add(place)
+    self._ready.extend(self._assembler.push({**sample, '_place': place}))
+
+  def _stream(self) -> Any:
+    """Reads ahead from the current place, in worker processes or threads."""
+    if self._next >= len(self._dataset):
+      return iter(())
+    rest = self._dataset[self._next :]
+    if not self._workers:
+      ahead = min(2 * self._batch_size, 64)
+      return iter(
+        rest.to_iter_dataset(
+          grain.ReadOptions(num_threads=2, prefetch_buffer_size=ahead)
+        )
+      )
+    # Workers inherit absl flags, which only an absl app has parsed.
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()
+    ahead = math.ceil(min(2 * self._batch_size, 64) / self._workers)
+    return iter(
+      rest.to_iter_dataset(
+        grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+      ).mp_prefetch(
+        grain.multiprocessing.MultiprocessingOptions(
+          num_workers=self._workers, per_worker_buffer_size=ahead
+        )
+      )
+    )
+
+  def _stop_reading(self) -> None:
+    if self._samples is not None and hasattr(self._samples, 'close'):
+      self._samples.close()
+    self._samples = None
+
+  def close(self) -> None:
+    """Stops the workers."""
+    self._closed = True
+    self._stop_reading()
+
+  def get_state(self) -> dict[str, Any]:
+    """Returns the place in the stream after the last batch handed out."""
+    return {
+      'next': self._next,
+      'pending': sorted(self._pending),
+      'delivered': self._delivered,
+      'filled': [self._tokens, self._slots],
+      'counts': self._counts.get_state(),
+      'settings': self._settings,
+    }
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Continues where `state` was taken, with any number of workers.
+
+    Raises:
+      ValueError: when the state comes from a pipeline with other settings.
+    """
+    for name, value in self._settings.items():
+      if state['settings'].get(name) != value:
+        raise ValueError(
+          f'the saved data state has {name}={state["settings"].get(name)!r}, '
+          f'this run has {name}={value!r}; resume with the same data settings '
+          'or start in a new workdir'
+        )
+    self._reset()
+    self._next, self._delivered = state['next'], state['delivered']
+    self._tokens, self._slots = state['filled']
+    self._counts.set_state(state['counts'])
+    for place in state['pending']:
+      self._push(place, self._dataset[place])
+
+  def stats(self) -> dict[str, Any]:
+    """Returns rows seen, bad rows by reason, padding share and seconds waited.
+
+    Rows are counted when read, up to one batch ahead of the batches returned.
+    """
+    padding = 1 - self._tokens / self._slots if self._slots else 0.0
+    return {
+      **self._counts.get_state(),
+      'batches': self._delivered,
+      'padding_share': padding,
+      'wait_seconds': self.wait,
+    }

@@ -168,8 +168,12 @@ def _leftover(
   for key, entry in checkpoint.entries.items():
     if key in taken or key in tied:
       continue
-    if any(re.fullmatch(pattern, key) for pattern in table.unused):
+    if _matches(table.unused, key) and entry.dtype in DTYPES:
       unused.append(entry)
-    elif not any(re.fullmatch(pattern, key) for pattern in table.derived):
+    elif not _matches(table.derived, key):
       extra.append(key)
   return tuple(unused), extra
+
+
+def _matches(patterns: tuple[str, ...], key: str) -> bool:
+  return any(re.fullmatch(pattern, key) for pattern in patterns)

@@ -7,8 +7,9 @@ devices, some layers at a time, into a donated buffer.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -148,17 +149,8 @@ def _fill(
 ) -> jax.Array:
   """Some layers at a time into a donated buffer on the devices."""
   step = max(step, 1)
-  buffer = jax.jit(
-    lambda: jnp.zeros(target.shape, target.dtype),
-    out_shardings=target.sharding,
-  )()
-  write = jax.jit(
-    lambda buffer, block, layer: jax.lax.dynamic_update_slice_in_dim(
-      buffer, block, layer, axis=0
-    ),
-    out_shardings=target.sharding,
-    donate_argnums=0,
-  )
+  buffer = _zeros(target)()
+  write = _write_layers(target.sharding)
   for start in range(0, target.shape[0], step):
     entries = source.entries[start : start + step]
     some = dataclasses.replace(target, shape=(len(entries), *target.shape[1:]))
@@ -176,6 +168,20 @@ def _fill(
     # Without waiting, blocks would pile up on the host behind the transfers.
     buffer.block_until_ready()
   return buffer
+
+
+@functools.cache
+def _zeros(target: Target) -> Callable[[], jax.Array]:
+  make = lambda: jnp.zeros(target.shape, target.dtype)
+  return jax.jit(make, out_shardings=target.sharding)
+
+
+@functools.cache
+def _write_layers(sharding: jax.sharding.Sharding) -> Callable:
+  def write(buffer, block, layer):
+    return jax.lax.dynamic_update_slice_in_dim(buffer, block, layer, axis=0)
+
+  return jax.jit(write, out_shardings=sharding, donate_argnums=0)
 
 
 def _assemble(

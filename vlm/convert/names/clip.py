@@ -42,7 +42,7 @@ CLIP = (
   + Table(
     (
       Row('vision_projection/kernel', ('visual_projection.weight',), LINEAR),
-      Row('text/projection/kernel', ('text_projection.weight',), LINEAR),
+      Row('text_projection/kernel', ('text_projection.weight',), LINEAR),
       Row('logit_scale', ('logit_scale',), SCALAR),
     )
   )

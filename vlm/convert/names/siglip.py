@@ -9,6 +9,7 @@ from vlm.convert.tables import (
   TABLE,
   Row,
   Table,
+  Transform,
   linear,
   merge_heads,
   nest,
@@ -32,6 +33,28 @@ def encoder_layers() -> tuple[Row, ...]:
   )
 
 
+def pooling_head() -> tuple[Row, ...]:
+  """Rows of the attention pooling, whose q, k and v are one tensor."""
+  attention = 'head.attention.'
+  return (
+    Row('head/probe', ('head.probe',), Transform('probe', 'A B D -> A B D')),
+    Row(
+      'head/qkv/kernel',
+      (attention + 'in_proj_weight',),
+      Transform('split fused heads', '(C N H) D -> D C N H'),
+    ),
+    Row(
+      'head/qkv/bias',
+      (attention + 'in_proj_bias',),
+      Transform('split fused heads of a bias', '(C N H) -> C N H'),
+    ),
+    *merge_heads('head/o', attention + 'out_proj'),
+    *norm('head/norm', 'head.layernorm'),
+    *linear('head/mlp/fc1', 'head.mlp.fc1'),
+    *linear('head/mlp/fc2', 'head.mlp.fc2'),
+  )
+
+
 TOWER = Table(
   rows=(
     Row('patch/kernel', ('embeddings.patch_embedding.weight',), PATCH),
@@ -39,8 +62,9 @@ TOWER = Table(
     Row('position/embedding', ('embeddings.position_embedding.weight',), TABLE),
     *encoder_layers(),
     *norm('post_norm', 'post_layernorm'),
+    *pooling_head(),
   ),
-  unused=(r'head\..*',),  # attention pooling: one vector, no use in a VLM
+  unused=(r'head\..*',),  # pooling to one vector has no use in a VLM
   derived=(r'embeddings\.position_ids',),
 )
 

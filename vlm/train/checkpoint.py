@@ -14,6 +14,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,7 +54,7 @@ class Checkpoints:
 
   def __init__(
     self,
-    directory: str | epath.Path,
+    directory: str | os.PathLike,
     *,
     keep_last: int = 3,
     keep_best: str = '',

@@ -1,14 +1,15 @@
 """A profiler trace of chosen steps, to be opened with xprof or Perfetto."""
 
+import os
+
 import jax
-from etils import epath
 
 
 class StepProfile:
   """Traces steps first..last (both included) into a directory."""
 
   def __init__(
-    self, steps: tuple[int, int] | None, directory: str | epath.Path
+    self, steps: tuple[int, int] | None, directory: str | os.PathLike
   ):
     """None traces nothing.
 

@@ -6,6 +6,7 @@ missing row: rows after the step it resumes from are taken out.
 
 import json
 import numbers
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +22,7 @@ REMOTE_EVERY_S = 60.0
 class ScalarLog:
   """Rows of scalars in a workdir, local or gs://."""
 
-  def __init__(self, workdir: str | epath.Path, *, step: int = 0):
+  def __init__(self, workdir: str | os.PathLike, *, step: int = 0):
     """Opens the log at a step; rows of later steps are dropped.
 
     Args:

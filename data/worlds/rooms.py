@@ -59,7 +59,10 @@ class RoomSettings:
     yaw: largest turn to either side, degrees.
     pitch: (low, high), degrees, upwards positive.
     roll: largest tilt, degrees.
-    corridors: share of rooms that are corridors.
+    room_width: (low, high), log-uniform, metres.
+    room_length: (low, high), uniform, metres; the camera starts at one end.
+    room_height: (low, high), uniform, metres.
+    corridors: share of rooms whose width is at most 3.5 m.
     objects: (fewest, most) pieces of furniture tried.
     period: (low, high) of the texture period, metres.
   """
@@ -71,10 +74,13 @@ class RoomSettings:
   focal_ratio: tuple[float, float] = (1.0, 1.0)
   views: int = 1
   walk: tuple[float, float] = (0.5, 2.0)
-  eye: tuple[float, float] = (0.8, 2.0)
-  yaw: float = 20.0
-  pitch: tuple[float, float] = (-12.0, 4.0)
-  roll: float = 2.0
+  eye: tuple[float, float] = (1.3, 1.7)
+  yaw: float = 8.0
+  pitch: tuple[float, float] = (-4.0, 2.0)
+  roll: float = 1.0
+  room_width: tuple[float, float] = (3.0, 12.0)
+  room_length: tuple[float, float] = (4.0, 20.0)
+  room_height: tuple[float, float] = (2.3, 3.8)
   corridors: float = 0.3
   objects: tuple[int, int] = (2, 7)
   period: tuple[float, float] = (0.2, 2.0)
@@ -146,11 +152,11 @@ def stream(seed: int, index: int, purpose: int) -> np.random.Generator:
 
 def _draw_room(rng, settings) -> tuple[float, float, float]:
   if rng.random() < settings.corridors:
-    width, length = rng.uniform(1.8, 3.5), rng.uniform(8, 20)
+    width = rng.uniform(1.8, 3.5)
   else:
-    width = math.exp(rng.uniform(math.log(3), math.log(12)))
-    length = math.exp(rng.uniform(math.log(4), math.log(20)))
-  return width, length, rng.uniform(2.3, 3.8)
+    width = math.exp(rng.uniform(*np.log(settings.room_width)))
+  length = rng.uniform(*settings.room_length)
+  return width, length, rng.uniform(*settings.room_height)
 
 
 def _draw_walk(seed, index, settings, size):
@@ -162,7 +168,7 @@ def _draw_walk(seed, index, settings, size):
   start = np.array(
     [
       rng.uniform(-0.7, 0.7) * side,
-      -0.5 * length + rng.uniform(0.2, 0.2 * length),
+      -0.5 * length + rng.uniform(0.2, 1.0),
       eye,
     ]
   )

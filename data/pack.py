@@ -5,14 +5,14 @@ A sample, as the last transform leaves it, is a dict of numpy arrays:
     tokens     int32 [t]      one placeholder id per visual token
     loss_mask  float32 [t]
     pixels     [i, S, S, 3]   i tiles or frames; absent when there are none
-    plan       {index int32 [m, K], weight float32 [m, K], grid int32 [m, 3]},
-               optionally valid bool [m]; absent together with pixels
+    plan       {index int32 [m, k], weight float32 [m, k], grid int32 [m, 3]},
+               k at most K; absent together with pixels (see `plan_fields`)
 
-`index` points into the sample's own bank: tile * P + p for token p of a tile,
-and i * P for the newline vector that follows the tiles. Here these become rows
-of a batch, whose bank has the row's static capacity of I tiles: tile indices
-move by the tiles before them and the newline moves to I * P. A sample is never
-cut: one that fits nowhere is a bad row, 'too long'.
+`index` points into the sample's own tiles: tile * P + p for token p of a tile,
+or `NEWLINE`. Here samples become rows of a batch, whose bank has the row's
+static capacity of I tiles: tile indices move by the tiles before them and the
+newline is at I * P. A sample is never cut: one that fits nowhere is a bad row,
+'too long'.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from data import records
+from vlm.models.plan import NEWLINE, RowPlan
 
 Sample = dict[str, Any]
 
@@ -59,7 +60,13 @@ class RowSpec:
 def sample_size(sample: Sample) -> tuple[int, int, int]:
   """Returns the numbers of tokens, tiles and visual tokens of a sample."""
   tiles = len(sample['pixels']) if 'pixels' in sample else 0
-  return len(sample['tokens']), tiles, len(_valid_plan(sample)['index'])
+  visual = len(sample['plan']['index']) if 'plan' in sample else 0
+  return len(sample['tokens']), tiles, visual
+
+
+def plan_fields(row: RowPlan) -> Sample:
+  """Returns a row plan in the form that samples carry."""
+  return {'index': row.index, 'weight': row.weight, 'grid': row.grid}
 
 
 def check_sample(sample: Sample, spec: RowSpec) -> None:
@@ -143,8 +150,9 @@ def merge_samples(samples: Sequence[Sample], spec: RowSpec) -> Sample:
 def merge_visuals(samples: Iterable[Sample], spec: RowSpec) -> Sample:
   """Merges tiles and plans of samples into one bank of I tiles.
 
-  Example, P = 4, I = 5: the second sample's index [[0], [4]] (first token of
-  its only tile, newline) after a sample of two tiles becomes [[8], [20]].
+  Example, P = 4, I = 5: the second sample's index [[0], [NEWLINE]] (first
+  token of its only tile, newline) after a sample of two tiles becomes
+  [[8], [20]].
 
   Returns:
     {'pixels': [I, S, S, 3], 'plan': {index, weight, valid, grid}}.
@@ -159,14 +167,14 @@ def merge_visuals(samples: Iterable[Sample], spec: RowSpec) -> Sample:
     'index': np.zeros((M, K), np.int32),
     'weight': np.zeros((M, K), np.float32),
     'valid': np.zeros(M, bool),
-    'grid': np.zeros((M, 3), np.int32),
+    'grid': np.full((M, 3), -1, np.int32),  # as in vlm.models.plan
   }
   tile = token = 0
   for sample in samples:
     if 'pixels' not in sample:
       continue
-    part, tiles = _valid_plan(sample), len(sample['pixels'])
-    tokens = len(part['index'])
+    part, tiles = sample['plan'], len(sample['pixels'])
+    tokens, taps = part['index'].shape
     if tile + tiles > I or token + tokens > M:
       raise records.BadRecord(
         'too long',
@@ -176,26 +184,16 @@ def merge_visuals(samples: Iterable[Sample], spec: RowSpec) -> Sample:
     _check_visuals(sample['pixels'], part, spec)
     pixels[tile : tile + tiles] = sample['pixels']
     here = slice(token, token + tokens)
-    newline = tiles * spec.tile_tokens
-    plan['index'][here] = np.where(
-      part['index'] == newline,
+    plan['index'][here, :taps] = np.where(
+      part['index'] == NEWLINE,
       spec.newline,
       part['index'] + tile * spec.tile_tokens,
     )
-    plan['weight'][here] = part['weight']
+    plan['weight'][here, :taps] = part['weight']
     plan['valid'][here] = True
     plan['grid'][here] = part['grid']
     tile, token = tile + tiles, token + tokens
   return {'pixels': pixels, 'plan': plan}
-
-
-def _valid_plan(sample: Sample) -> Sample:
-  if 'plan' not in sample:
-    return {'index': np.zeros((0, 1), np.int32)}
-  plan = sample['plan']
-  if 'valid' not in plan or plan['valid'].all():
-    return plan
-  return {k: v[plan['valid']] for k, v in plan.items() if k != 'valid'}
 
 
 def _check_visuals(pixels: np.ndarray, plan: Sample, spec: RowSpec) -> None:
@@ -205,18 +203,16 @@ def _check_visuals(pixels: np.ndarray, plan: Sample, spec: RowSpec) -> None:
       f'tiles are {pixels.dtype} {pixels.shape[1:]}, the row expects '
       f'{spec.pixel_dtype} {(S, S, 3)}; set row.image_size, row.pixel_dtype'
     )
-  if plan['index'].shape[1] != spec.points:
+  index = plan['index']
+  if index.shape[1] > spec.points:
     raise ValueError(
-      f'the plan has {plan["index"].shape[1]} points per visual token, the row '
-      f'expects {spec.points}; set row.points'
+      f'the plan has {index.shape[1]} points per visual token, the row at most '
+      f'{spec.points}; set row.points'
     )
-  newline, largest = (
-    len(pixels) * spec.tile_tokens,
-    plan['index'].max(initial=0),
-  )
-  if largest > newline:
+  end = len(pixels) * spec.tile_tokens
+  if index.size and not NEWLINE <= index.min() <= index.max() < end:
     raise ValueError(
-      f'the plan points at bank entry {largest}, but {len(pixels)} tiles of '
-      f'{spec.tile_tokens} tokens end at the newline {newline}; set '
-      'row.tile_tokens'
+      f'the plan points at {index.min()} to {index.max()}; {len(pixels)} tiles '
+      f'of {spec.tile_tokens} tokens are 0 to {end - 1}, and the newline is '
+      f'{NEWLINE}; set row.tile_tokens'
     )

@@ -23,6 +23,7 @@ from etils import epath
 from PIL import Image
 
 from data.records import BadRecord, read_image, require
+from data.sources import middlebury
 from data.worlds import rooms
 from vlm.methods.depthlm import camera, sample
 
@@ -194,7 +195,7 @@ def write_rows(folder, rows: Iterable[dict[str, Any]]) -> epath.Path:
 
 
 def label_frame(
-  frame: rooms.Frame,
+  frame: rooms.Frame | middlebury.DepthPhoto,
   rng: np.random.Generator,
   labels: int,
   arms: Sequence[sample.SampleSettings] = (),
@@ -211,7 +212,7 @@ def label_frame(
   depth = frame.range if depth_kind == 'range' else frame.z
   allowed = np.isfinite(depth) & (depth > 0)
   for settings in arms:
-    allowed &= sample.usable_mask(frame.camera.intrinsics, settings)
+    allowed &= sample.usable_mask(frame.intrinsics, settings)
   places = np.flatnonzero(allowed)
   if len(places) < labels:
     return None
@@ -219,7 +220,7 @@ def label_frame(
   y, x = np.divmod(chosen, depth.shape[1])
   return {
     'image': frame.rgb,
-    'intrinsics': camera.Intrinsics(*frame.camera.intrinsics),
+    'intrinsics': camera.Intrinsics(*frame.intrinsics),
     'pixel_coords': np.stack([x, y], 1),
     'depth': depth[y, x].astype(np.float64),
     'depth_kind': depth_kind,

@@ -143,6 +143,11 @@ class Frame:
   objects: tuple[Object, ...]
   camera: Camera
 
+  @property
+  def intrinsics(self):
+    """(fx, fy, cx, cy, W, H) of its camera."""
+    return self.camera.intrinsics
+
 
 def stream(seed: int, index: int, purpose: int) -> np.random.Generator:
   """The random stream of scene `index` of `seed` for one purpose."""

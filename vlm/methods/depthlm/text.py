@@ -66,13 +66,14 @@ PROMPTS = {
 # A sign belongs to a number only when no digit, point or letter precedes it
 # ("3-4" is a span, not minus four). Thousands commas come in groups of three.
 _NUMBER = (
-  r'(?<![\w.])[-+]?(?<!\d[-+])'
+  r'(?<![\w.])[-+]?'
   r'(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)'
-  r'(?:[eE][-+]?\d+)?(?![\d])'
+  r'(?:[eE][-+]?\d+)?(?!\d)'
 )
-_ANY_NUMBER = re.compile(rf'({_NUMBER})\s*(%?)')
+# Percentages and fractions are caught so that they fail, whole.
+_ANY_NUMBER = re.compile(rf'(/?)({_NUMBER})\s*(%|/(?=\s*\d))?')
 _TAGGED = re.compile(
-  rf'<answer>\s*({_NUMBER})\s*(%?)\s*(?:m|meters?|metres?)?\.?\s*</answer>',
+  rf'<answer>\s*()({_NUMBER})\s*(%)?\s*(?:m|meters?|metres?)?\.?\s*</answer>',
   re.IGNORECASE,
 )
 
@@ -81,14 +82,14 @@ def parse_metres(text: str) -> float | None:
   """The distance a model's output states, or None when it states none.
 
   The last well-formed answer tag (one number, a unit allowed) decides, else
-  the last number of the text. Zero, negative, non-finite numbers and
-  percentages are failures, never guesses.
+  the last number of the text. Zero, negative and non-finite numbers,
+  percentages and fractions are failures: nothing is guessed.
   """
   found = _TAGGED.findall(text) or _ANY_NUMBER.findall(text)
   if not found:
     return None
-  number, percent = found[-1]
+  before, number, after = found[-1]
   metres = float(number.replace(',', ''))
-  if percent or not math.isfinite(metres) or metres <= 0:
+  if before or after or not math.isfinite(metres) or metres <= 0:
     return None
   return metres

@@ -1,0 +1,74 @@
+"""Percentile bootstrap over images (clusters), and paired differences.
+
+Queries of one image are not independent, so images are drawn with replacement
+and every query of a drawn image comes along.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Interval(NamedTuple):
+  """A mean and its percentile interval."""
+
+  mean: float
+  low: float
+  high: float
+
+
+def _cluster_sums(values, clusters):
+  values = np.asarray(values, np.float64)
+  clusters = np.asarray(clusters)
+  if values.ndim != 1 or values.shape != clusters.shape or not values.size:
+    raise ValueError(
+      'values and clusters must be two equal, non-empty lists, got shapes '
+      f'{values.shape} and {clusters.shape}'
+    )
+  _, group = np.unique(clusters, return_inverse=True)
+  return np.bincount(group, values), np.bincount(group)
+
+
+def interval(
+  values,
+  clusters,
+  confidence: float = 0.95,
+  draws: int = 2000,
+  seed: int = 0,
+) -> Interval:
+  """Interval of the mean over queries when images are resampled.
+
+  Args:
+    values: [N] one number per query, such as 1.0 for correct; no NaN.
+    clusters: [N] the image of each query.
+    confidence: mass of the interval.
+    draws: bootstrap samples.
+    seed: of the resampling.
+  """
+  sums, counts = _cluster_sums(values, clusters)
+  rng = np.random.default_rng(seed)
+  means = np.empty(draws)
+  for draw in range(draws):
+    chosen = rng.integers(len(sums), size=len(sums))
+    means[draw] = sums[chosen].sum() / counts[chosen].sum()
+  tail = (1 - confidence) / 2
+  low, high = np.quantile(means, [tail, 1 - tail])
+  return Interval(float(sums.sum() / counts.sum()), float(low), float(high))
+
+
+def paired_difference(
+  first,
+  second,
+  clusters,
+  confidence: float = 0.95,
+  draws: int = 2000,
+  seed: int = 0,
+) -> Interval:
+  """Interval of mean(first) - mean(second) on the very same queries."""
+  first, second = np.asarray(first, float), np.asarray(second, float)
+  if first.shape != second.shape:
+    raise ValueError(
+      'paired values must belong to the same queries, got shapes '
+      f'{first.shape} and {second.shape}'
+    )
+  return interval(first - second, clusters, confidence, draws, seed)

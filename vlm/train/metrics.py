@@ -157,7 +157,7 @@ def _clock(seconds: float) -> str:
 
 _COLUMNS = {
   'loss': lambda v: f'loss {v:.4f}',
-  'lr': lambda v: f'lr {v:.2e}',
+  'learning_rate': lambda v: f'lr {v:.2e}',
   'grad_norm': lambda v: f'grad_norm {v:.3g}',
   'step_time': lambda v: f'{1e3 * v:.1f} ms/step',
   'tokens_per_s': lambda v: f'{v / 1e3:.1f}k tok/s',

@@ -78,10 +78,10 @@ def flatten(tree: Any) -> list[tuple[str, Any]]:
   return [(path_of(key_path), leaf) for key_path, leaf in leaves]
 
 
-def map_paths(f, tree: Any) -> Any:
-  """Maps `f(path, leaf)` over a tree of parameters."""
+def map_paths(f, tree: Any, *rest: Any) -> Any:
+  """Maps `f(path, leaf, *leaves)` over trees of parameters."""
   return jax.tree_util.tree_map_with_path(
-    lambda key_path, leaf: f(path_of(key_path), leaf), tree
+    lambda key_path, *leaves: f(path_of(key_path), *leaves), tree, *rest
   )
 
 

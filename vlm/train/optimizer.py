@@ -212,28 +212,7 @@ def make_schedule(
 
 def _per_path(f) -> optax.GradientTransformation:
   """A stateless transformation `f(path, update, param)`."""
-
-  def update(updates, params):
-    return map_paths(
-      lambda path, pair: f(path, *pair), _zipped(updates, params)
-    )
-
-  return optax.stateless(update)
-
-
-def _zipped(updates: Any, params: Any) -> Any:
-  """Pairs two equal trees as leaves that tree functions do not enter."""
-  return jax.tree.map(_Pair, updates, params)
-
-
-class _Pair:
-  """An opaque leaf holding an update and its parameter."""
-
-  def __init__(self, update, param):
-    self.pair = (update, param)
-
-  def __iter__(self):
-    return iter(self.pair)
+  return optax.stateless(lambda updates, params: map_paths(f, updates, params))
 
 
 def _select(tree: Any, keep: Callable[[str], bool], prefix: str = '') -> dict:

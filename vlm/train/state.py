@@ -119,7 +119,8 @@ def state_from_params(
     ema: above 0, the state holds averaged parameters.
 
   Returns:
-    The state, sharing the arrays that are already in place.
+    The state. Arrays already in place are shared, not copied: a step that
+    donates the state consumes them.
   """
   abstract = abstract_state(
     jax.eval_shape(lambda: params), optimizer, mesh, rules, ema=ema

@@ -19,6 +19,7 @@ from data.worlds import cameras, textures
 BOX, CYLINDER, SPHERE, ROOM = range(4)
 TILE = 64  # pixels; measured fastest from 12 to 64 for 48 x 48 and 64 x 64
 _FAR = np.float32(np.inf)
+_TINY = np.float32(1e-7)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +50,19 @@ class Solids:
     return Solids(*(getattr(self, f.name)[index] for f in fields))
 
 
+def _off_axis(direction):
+  """Moves components off zero, so that nothing divides 0 by 0.
+
+  The change displaces a hit by at most 1e-7 of its distance.
+  """
+  return np.where(np.abs(direction) < _TINY, _TINY, direction)
+
+
 def _slab(origin, direction, half):
   """Entry and exit of |o + t d| <= half, all broadcast to [P, R]."""
-  with np.errstate(divide='ignore', invalid='ignore'):
-    inverse = 1 / direction
-    middle = -origin * inverse
-    reach = half * np.abs(inverse)
+  inverse = 1 / direction
+  middle = -origin * inverse
+  reach = half * np.abs(inverse)
   return middle - reach, middle + reach
 
 
@@ -73,7 +81,7 @@ def _hit_boxes(solids: Solids, origin, rays) -> np.ndarray:
   """[P, R] depth of the first hit; origin [3], rays [3, R]."""
   o = origin - solids.centre  # [P, 3]
   ox, oy = _turn(solids, o[:, :1], o[:, 1:2])
-  dx, dy = _turn(solids, rays[0], rays[1])
+  dx, dy = map(_off_axis, _turn(solids, rays[0], rays[1]))
   half = solids.half
   enter, leave = _slab(ox, dx, half[:, :1])
   low, high = _slab(oy, dy, half[:, 1:2])
@@ -93,7 +101,7 @@ def _hit_cylinders(solids: Solids, origin, rays) -> np.ndarray:
   b = ox * rays[0] + oy * rays[1]
   # r^2 a - |o x d|^2 equals b^2 - a c but does not cancel for thin, far poles.
   root = radius**2 * a - (ox * rays[1] - oy * rays[0]) ** 2
-  with np.errstate(invalid='ignore', divide='ignore'):
+  with np.errstate(invalid='ignore'):  # a miss is NaN, and no hit
     root = np.sqrt(root)
     enter, leave = (-b - root) / a, (root - b) / a
   low, high = _slab(oz, rays[2], solids.half[:, 2:])
@@ -111,7 +119,7 @@ def _hit_spheres(solids: Solids, origin, rays) -> np.ndarray:
     + (oz * dx - ox * dz) ** 2
     + (ox * dy - oy * dx) ** 2
   )
-  with np.errstate(invalid='ignore'):
+  with np.errstate(invalid='ignore'):  # a miss is NaN, and no hit
     root = np.sqrt(solids.half[:, :1] ** 2 * a - cross)
   return _meet((-b - root) / a, (root - b) / a)
 
@@ -253,7 +261,7 @@ def cast(
   local = cameras.pixel_rays(camera)
   rotation = camera.world_from_camera[:3, :3].astype(np.float32)
   origin = camera.world_from_camera[:3, 3].astype(np.float32)
-  rays = local @ rotation.T
+  rays = _off_axis(local @ rotation.T)
   shape = rays.shape[:2]
   rgb = np.zeros((*shape, 3), np.uint8)
   z = np.zeros(shape, np.float32)

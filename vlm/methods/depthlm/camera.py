@@ -20,6 +20,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 FOCAL_MODES = ('aniso', 'iso', 'none')
@@ -28,14 +29,14 @@ FOCAL_MODES = ('aniso', 'iso', 'none')
 class Intrinsics(NamedTuple):
   """Pinhole camera in pixels, in the order of the published row format."""
 
-  fx: float
-  fy: float
-  cx: float
-  cy: float
+  fx: float | int
+  fy: float | int
+  cx: float | int
+  cy: float | int
   width: int
   height: int
 
-  def rays(self, pixels: np.ndarray) -> np.ndarray:
+  def rays(self, pixels: ArrayLike) -> np.ndarray:
     """|ray| / z of pixels [N, 2]: sqrt(1 + xn^2 + yn^2), [N] float64."""
     pixels = np.asarray(pixels, np.float64)
     xn = (pixels[:, 0] + 0.5 - self.cx) / self.fx
@@ -95,7 +96,7 @@ class Geometry:
   offset: tuple[int, int]
   mode: str
 
-  def map_pixels(self, pixels: np.ndarray) -> np.ndarray:
+  def map_pixels(self, pixels: ArrayLike) -> np.ndarray:
     """Integer source pixels [N, 2] -> integer target pixels [N, 2].
 
     A result may lie outside the target image.
@@ -165,7 +166,9 @@ def _window(image, offset, size):
   return out
 
 
-def normalise(intrinsics: Intrinsics, focal: float, mode: str) -> Geometry:
+def normalise(
+  intrinsics: Intrinsics, focal: float | int, mode: str
+) -> Geometry:
   """The rescale that brings a camera to `focal` pixels.
 
   'aniso' scales x by f / fx and y by f / fy (the paper's form), so both focal

@@ -8,6 +8,7 @@
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 RED = (255, 0, 0)
 MARGIN = 5
@@ -16,7 +17,7 @@ _HEAD = [(-2, -1), (-2, 1), (-3, -2), (-3, 2)]
 OFFSETS = np.array(_SHAFT + _HEAD)  # [9, 2] (dx, dy)
 
 
-def fits(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+def fits(pixels: ArrayLike, width: int, height: int) -> np.ndarray:
   """[N] bool: 5 <= x < W - 5 and 5 <= y < H - 5 for pixels [N, 2]."""
   x, y = np.asarray(pixels).T
   inside = (x >= MARGIN) & (x < width - MARGIN)

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from vlm.methods.depthlm import camera, marker, text
 
@@ -37,7 +38,7 @@ class SampleSettings:
     prompt: wording, a key of `text.PROMPTS` or a `text.PromptFormat`.
   """
 
-  focal: float = 1000.0
+  focal: float | int = 1000.0
   focal_mode: str = 'aniso'
   crop_height: tuple[int, int] | None = None
   crop_width: tuple[int, int] | None = None
@@ -72,7 +73,7 @@ class SampleSettings:
 
 
 def geometry(
-  intrinsics: Sequence[float],
+  intrinsics: Sequence[float | int],
   settings: SampleSettings,
   rng: np.random.Generator | None = None,
 ) -> camera.Geometry:
@@ -97,8 +98,8 @@ def geometry(
 
 
 def usable(
-  pixels: np.ndarray,
-  intrinsics: Sequence[float],
+  pixels: ArrayLike,
+  intrinsics: Sequence[float | int],
   settings: SampleSettings,
 ) -> np.ndarray:
   """[N] bool: which source pixels [N, 2] evaluation can ask about."""
@@ -107,7 +108,7 @@ def usable(
 
 
 def usable_mask(
-  intrinsics: Sequence[float], settings: SampleSettings
+  intrinsics: Sequence[float | int], settings: SampleSettings
 ) -> np.ndarray:
   """`usable` for every pixel of the source image, [H, W] bool."""
   moved = geometry(intrinsics, settings)

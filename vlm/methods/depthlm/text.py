@@ -19,12 +19,14 @@ class PromptFormat:
   question: str
   answer: str
 
-  def ask(self, x: int, y: int, focal: float, width: int, height: int) -> str:
+  def ask(
+    self, x: int, y: int, focal: float | int, width: int, height: int
+  ) -> str:
     return self.question.format(
       x=x, y=y, focal=focal, width=width, height=height
     )
 
-  def reply(self, metres: float) -> str:
+  def reply(self, metres: float | int) -> str:
     return self.answer.format(d=float(metres))
 
 
@@ -64,17 +66,18 @@ PROMPTS = {
 }
 
 # A sign belongs to a number only when no digit, point or letter precedes it
-# ("3-4" is a span, not minus four). Thousands commas come in groups of three.
+# ("3-4" is a span, not minus four). Thousands commas come in groups of three;
+# "4,5" and "1.2.3" are no numbers at all.
 _NUMBER = (
-  r'(?<![\w.])[-+]?'
-  r'(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)'
-  r'(?:[eE][-+]?\d+)?(?!\d)'
+  r'(?<![\w.,])[-+]?'
+  r'(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)'
+  r'(?:[eE][-+]?\d+)?(?![.,]?\d)'
 )
 # Percentages and fractions are caught so that they fail, whole.
-_ANY_NUMBER = re.compile(rf'(/?)({_NUMBER})\s*(%|/(?=\s*\d))?')
+_ANY_NUMBER = re.compile(rf'(/?)\s*({_NUMBER})\s*(%?)', re.ASCII)
 _TAGGED = re.compile(
-  rf'<answer>\s*()({_NUMBER})\s*(%)?\s*(?:m|meters?|metres?)?\.?\s*</answer>',
-  re.IGNORECASE,
+  rf'<answer>\s*()({_NUMBER})\s*(%?)\s*(?:m|meters?|metres?)?\.?\s*</answer>',
+  re.IGNORECASE | re.ASCII,
 )
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from vlm.models import layers
+from vlm.models import layers, plan
 from vlm.models.functional import Params, Runtime
 from vlm.models.partition import constrain
 from vlm.models.qwen2 import Decoder, LanguageModel, Qwen2Config
@@ -46,8 +46,19 @@ class LlavaOnevisionConfig:
   video_token: int = 151647
   grid_pinpoints: tuple[tuple[int, int], ...] = ()
   max_tiles: int = 9
-  video_layout: str = 'one_newline'
+  video_newline: str = 'end'
   model_type: str = 'llava_onevision'
+
+  @property
+  def layout(self) -> plan.Layout:
+    """How tiles and frames become visual tokens."""
+    return plan.Layout(
+      tile=self.vision.image_size,
+      side=self.vision.side,
+      resolutions=self.grid_pinpoints,
+      max_tiles=self.max_tiles,
+      newline=self.video_newline,
+    )
 
   @classmethod
   def from_hf(cls, config: dict[str, Any]) -> 'LlavaOnevisionConfig':

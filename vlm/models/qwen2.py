@@ -216,11 +216,11 @@ class LanguageModel:
   """The decoder as pure functions of its parameters.
 
   Args:
-    config: facts of the checkpoint.
+    config: facts of the checkpoint; a whole VLM passes its own.
     runtime: execution choices.
   """
 
-  def __init__(self, config: Qwen2Config, runtime: Runtime):
+  def __init__(self, config: Any, runtime: Runtime):
     self.config, self.runtime = config, runtime
     self._description = functional.Description(self._module)
     self.abstract_params = self._description.abstract_params

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vlm.models import llava_onevision, qwen2
+from vlm.models import clip, llava_onevision, qwen2, siglip
 from vlm.models.functional import Runtime
 
 # model_type -> (config class, model class)
@@ -13,6 +13,8 @@ FAMILIES = {
     llava_onevision.LlavaOnevisionConfig,
     llava_onevision.LlavaOnevision,
   ),
+  'clip': (clip.ClipConfig, clip.Clip),
+  'siglip_vision_model': (siglip.SiglipVisionConfig, siglip.Siglip),
 }
 
 

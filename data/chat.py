@@ -139,7 +139,7 @@ class Chat:
     if not answers:
       raise records.BadRecord('empty answer', 'no assistant message')
     for message in answers:
-      records.require_answer(_text(message))
+      records.require_answer(''.join(_texts(message)))
     text, spans = self.render_spans(messages)
     ids, mask = self._tokenize(text, spans)
     return self._expand(ids, mask, visual_tokens)
@@ -197,11 +197,12 @@ class Chat:
         f'{[m["role"] for m in messages]}: {error}'
       ) from error
     for number, message in enumerate(messages):
-      if _text(message).strip() not in text:
-        raise ValueError(
-          f'the chat template dropped or changed the text of message {number} '
-          f'({message["role"]}): {_text(message)!r}'
-        )
+      for part in _texts(message):
+        if part.strip() not in text:
+          raise ValueError(
+            f'the chat template dropped or changed the text of message '
+            f'{number} ({message["role"]}): {part!r}'
+          )
     return text
 
   def _spans_by_prefix(self, messages, text: str) -> list[Span]:
@@ -317,17 +318,17 @@ class Chat:
     }
 
 
-def _text(message: Message) -> str:
+def _texts(message: Message) -> list[Any]:
   content = message['content']
   if isinstance(content, str):
-    return content
+    return [content]
   if not isinstance(content, list | tuple):
     raise records.BadRecord(
       'wrong type',
       f'content of a {message["role"]} message is {type(content).__name__}, '
       'expected a string or a list',
     )
-  return ''.join(p['text'] for p in content if p['type'] == 'text')
+  return [part['text'] for part in content if part['type'] == 'text']
 
 
 def _split_marks(marked: str) -> tuple[str, list[Span]]:

@@ -249,7 +249,11 @@ class _Run:
       self._o.scalars.write(row)
 
   def _check_finite(self, window: dict | None) -> None:
-    bad = [(s, name) for name, s in (window or {}).get('bad', {}).items() if s]
+    bad = [
+      (int(step), name)
+      for name, step in (window or {}).get('bad', {}).items()
+      if step
+    ]
     if bad:
       raise self._non_finite(*min(bad))
 
@@ -260,7 +264,7 @@ class _Run:
       good = self._o.checkpoints.steps()
       saved = str(self._o.checkpoints.path(good[-1])) if good else 'none yet'
     return NonFinite(
-      f'{what} is NaN or infinite at step {int(step)}. Last good checkpoint:'
+      f'{what} is NaN or infinite at step {step}. Last good checkpoint:'
       f' {saved}. Try a lower --config.optimizer.lr or a stronger'
       ' --config.optimizer.clip.'
     )

@@ -40,7 +40,10 @@ class ScalarLog:
     self._replace()
     self._file = None if self._remote else self._path.open('a')
     self._board = _summary_writer()(
-      str(workdir / 'tensorboard'), purge_step=step + 1 if step else None
+      str(workdir / 'tensorboard'),
+      purge_step=step + 1,
+      # Two starts within one second would otherwise share a file.
+      filename_suffix=f'.{time.time_ns()}',
     )
 
   def write(self, row: Mapping[str, Any]) -> None:

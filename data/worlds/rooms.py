@@ -79,10 +79,10 @@ class RoomSettings:
   pitch: tuple[float, float] = (-4.0, 2.0)
   roll: float = 1.0
   room_width: tuple[float, float] = (3.0, 12.0)
-  room_length: tuple[float, float] = (4.0, 20.0)
+  room_length: tuple[float, float] = (5.0, 20.0)
   room_height: tuple[float, float] = (2.3, 3.8)
   corridors: float = 0.3
-  objects: tuple[int, int] = (2, 7)
+  objects: tuple[int, int] = (3, 8)
   period: tuple[float, float] = (0.2, 2.0)
 
   def __post_init__(self):
@@ -199,7 +199,8 @@ class _Builder:
 
   def __init__(self, size):
     self.size = size
-    self.objects, self.rows, self.circles = [], [], []
+    self.objects, self.rows = [], []
+    self.circles, self.hung = [], []  # places taken: floor, walls
     self.materials = 6  # the first six textures are the room's faces
 
   def add(self, name, parts, position, yaw):
@@ -254,7 +255,7 @@ def _place_standing(builder, name, rng, walk, settings):
       for a, b, r in builder.circles
     )
     gap = _distance_to_walk((x, y), *walk[:2], settings.views)
-    if clear and gap > radius + 0.5:
+    if clear and gap > radius + 0.9:
       builder.circles.append((x, y, radius))
       builder.add(name, parts, (x, y, 0.0), yaw)
       return
@@ -280,6 +281,10 @@ def _hang(builder, name, rng):
   if span < 0:
     return
   shift = rng.uniform(-0.5, 0.5) * span
+  low, high = shift - part.half[0], shift + part.half[0]
+  if any(w == wall and low < b and a < high for w, a, b in builder.hung):
+    return  # coplanar faces that overlap have no nearest one
+  builder.hung.append((wall, low, high))
   place = (
     (shift, length / 2, 0.0),
     (-width / 2, shift, math.pi / 2),

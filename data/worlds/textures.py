@@ -60,20 +60,26 @@ def colours(table: Textures, index: np.ndarray, points: np.ndarray):
   return first + mix[:, None] * (second - first)
 
 
+def _paints(rng, count):
+  """Colours [count, 3]: a grey level with a tint that is often slight."""
+  grey = rng.uniform(0.25, 0.9, (count, 1))
+  tint = rng.uniform(-1, 1, (count, 3)) * rng.uniform(0.05, 0.5, (count, 1))
+  return np.clip(grey + tint, 0.05, 1.0)
+
+
 def draw(rng: np.random.Generator, count: int, period=(0.2, 2.0)) -> Textures:
   """Draws `count` random textures; period log-uniform in `period` metres."""
-  first = rng.uniform(0.1, 1.0, (count, 3)).astype(np.float32)
+  first = _paints(rng, count)
   # The second colour stays near the first half of the time: quiet surfaces.
   strength = rng.choice([0.25, 0.9], (count, 1))
-  other = rng.uniform(0.1, 1.0, (count, 3))
-  second = (first + strength * (other - first)).astype(np.float32)
+  second = first + strength * (_paints(rng, count) - first)
   axis = rng.normal(size=(count, 3)) * [1, 1, 0.3]
   axis /= np.linalg.norm(axis, axis=1, keepdims=True)
   low, high = np.log(period)
   return Textures(
     kind=rng.choice(4, count, p=[0.25, 0.25, 0.25, 0.25]),
-    first=first,
-    second=second,
+    first=first.astype(np.float32),
+    second=second.astype(np.float32),
     period=np.exp(rng.uniform(low, high, count)).astype(np.float32),
     phase=rng.uniform(0, 1, (count, 3)).astype(np.float32),
     axis=axis.astype(np.float32),

@@ -56,11 +56,15 @@ def attention(
     segment_ids: ids of the queries and of the keys; None means all see all.
     causal: compare slots (query t stands at slot q_offset + t).
     q_offset: first query's slot among the keys, for decoding with a cache.
-    impl: 'xla' or 'splash' (the TPU kernel, for whole sequences).
+    impl: 'xla', 'splash' (the TPU kernel, for whole sequences), or 'auto'
+      (splash where this process computes on TPU; a compile for a TPU that is
+      elsewhere names 'splash').
 
   Returns:
     The attended values, in q's dtype.
   """
+  if impl == 'auto':
+    impl = 'splash' if jax.default_backend() == 'tpu' else 'xla'
   if impl == 'splash' and q.shape[1] == k.shape[1] >= SPLASH_MIN_LENGTH:
     return _splash(q, k, v, segment_ids, causal)
   return _xla(q, k, v, segment_ids, causal, q_offset)

@@ -1,0 +1,143 @@
+"""Analytic FLOPs against hand counts and against XLA on unrolled models."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from vlm.models import flops, llava_onevision, qwen2, registry, siglip
+from vlm.models.functional import Runtime
+
+DECODER = qwen2.Qwen2Config(
+  vocab_size=512,
+  width=128,
+  depth=3,
+  heads=4,
+  kv_heads=2,
+  head_dim=32,
+  mlp_width=384,
+  tied_head=False,
+)
+VISION = siglip.SiglipVisionConfig(
+  image_size=56, patch=14, width=128, depth=2, heads=4, mlp_width=256
+)
+CONFIG = llava_onevision.LlavaOnevisionConfig(
+  vision=VISION, decoder=DECODER, image_token=7, video_token=8
+)
+
+
+def batch(rows=2, length=64, tiles=2):
+  struct = jax.ShapeDtypeStruct
+  ids = struct((rows, length), jnp.int32)
+  taps = struct((rows, 16, 1), jnp.float32)
+  return {
+    'tokens': ids,
+    'positions': ids,
+    'segment_ids': ids,
+    'pixels': struct((rows, tiles, 56, 56, 3), jnp.float32),
+    'plan': {
+      'index': struct((rows, 16, 1), jnp.int32),
+      'weight': taps,
+      'valid': struct((rows, 16), jnp.bool_),
+      'grid': struct((rows, 16, 3), jnp.int32),
+    },
+  }
+
+
+@pytest.fixture
+def unrolled(monkeypatch):
+  """Scans become straight lines, which `cost_analysis` can count."""
+  scan = functools.partial(jax.lax.scan, unroll=True)
+  monkeypatch.setattr(jax.lax, 'scan', scan)
+
+
+def test_decoder_by_hand():
+  text = {'tokens': jax.ShapeDtypeStruct((1, 3), jnp.int32)}
+  config = qwen2.Qwen2Config(
+    vocab_size=10,
+    width=4,
+    depth=2,
+    heads=2,
+    kv_heads=1,
+    head_dim=2,
+    mlp_width=8,
+  )
+  # q, o: 4x4 each; k, v: 4x2 each; gate, up, down: 4x8 each.
+  weights = 2 * 16 + 2 * 8 + 3 * 32
+  # Three queries see 1 + 2 + 3 keys, in 2 heads of 2, scores and sums.
+  attention = 2 * 2 * (1 + 2 + 3) * 4
+  expected = 2 * (2 * 3 * weights + attention) + 2 * 3 * 4 * 10
+  assert flops.forward_flops(config, text) == expected
+  assert flops.train_flops(config, text) == 3 * expected
+
+
+def test_recomputation_is_hardware_not_model():
+  sizes = batch()
+  model = flops.train_flops(CONFIG, sizes)
+  head = 2 * 2 * 64 * 128 * 512
+  layers = [
+    b for b in flops.blocks(CONFIG, sizes) if b.part != 'head' and b.remat
+  ]
+  hardware = functools.partial(flops.hardware_flops, CONFIG, sizes)
+  assert hardware(remat='none') == model + head
+  assert hardware(remat='dots') == model + head + sum(
+    b.count * b.attention for b in layers
+  )
+  assert hardware(remat='block') == model + head + sum(
+    b.count * b.forward for b in layers
+  )
+
+
+def test_frozen_tower_has_no_backward_pass():
+  sizes = batch()
+  tower = sum(
+    b.count * b.forward
+    for b in flops.blocks(CONFIG, sizes)
+    if b.part == 'vision'
+  )
+  whole = flops.train_flops(CONFIG, sizes)
+  assert flops.train_flops(CONFIG, sizes, frozen=('vision',)) == (
+    whole - 2 * tower
+  )
+
+
+def test_forward_agrees_with_xla(unrolled):
+  model = registry.build(CONFIG, Runtime(attention='xla'))
+
+  def forward(params, batch):
+    return model.logits(params, model.hidden(params, batch))
+
+  sizes = batch()
+  lowered = jax.jit(forward).lower(model.abstract_params, sizes)
+  counted = lowered.compile().cost_analysis()['flops']
+  analytic = flops.forward_flops(CONFIG, sizes, visible_only=False)
+  # XLA also counts norms, softmax and rotary positions.
+  assert analytic == pytest.approx(counted, rel=0.04)
+  assert analytic < counted
+
+
+def test_train_step_agrees_with_xla(unrolled):
+  model = registry.build(CONFIG, Runtime(attention='xla'))
+
+  def loss(params, batch):
+    logits = model.logits(params, model.hidden(params, batch))
+    return jax.nn.logsumexp(logits, axis=-1).sum()
+
+  sizes = batch()
+  lowered = jax.jit(jax.grad(loss)).lower(model.abstract_params, sizes)
+  counted = lowered.compile().cost_analysis()['flops']
+  analytic = flops.train_flops(CONFIG, sizes, visible_only=False)
+  assert analytic == pytest.approx(counted, rel=0.05)
+
+
+def test_bytes_shrink_with_shards_but_not_the_gathered_weights():
+  count = functools.partial(
+    flops.hbm_bytes, CONFIG, batch(rows=64, length=1024), remat='block'
+  )
+  one = count(batch_ways=1, tensor_ways=1, train=True)
+  many = count(batch_ways=64, tensor_ways=1, train=True)
+  weights = sum(b.count * b.weights for b in flops.blocks(CONFIG, batch()))
+  assert many < one / 10
+  assert many > 3 * 2 * 2 * weights
+  assert count(batch_ways=1, tensor_ways=1, train=False) < one / 3

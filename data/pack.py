@@ -76,7 +76,13 @@ def check_sample(sample: Sample, spec: RowSpec) -> None:
     BadRecord: 'too long' when it is larger than the row in any dimension,
       'placeholder mismatch' when the placeholders in the text are not as many
       as the visual tokens of its images.
+    ValueError: when loss_mask and tokens differ in length.
   """
+  if len(sample['loss_mask']) != len(sample['tokens']):
+    raise ValueError(
+      f'loss_mask has {len(sample["loss_mask"])} entries for '
+      f'{len(sample["tokens"])} tokens'
+    )
   names = ('tokens', 'tiles', 'visual tokens')
   limits = (spec.seq_len, spec.tiles, spec.visual)
   fields = ('seq_len', 'tiles', 'visual')

@@ -23,21 +23,22 @@ sample are zeros. Keys that start with '_' are lists that stay on the host:
 '_where' names file and row. pixels and plan are absent without images; other
 objectives may add arrays of their own with B first.
 
-Workers transform samples; everything after them runs here, in sample order,
-so batches do not depend on the number of workers.
+Workers transform samples; dropping bad rows, packing and batching run after
+them in the main process, in the order of the stream, so that batches do not
+depend on the number of workers. (Measured with grain's own first-fit packing:
+before the prefetch, 1 of 24 rows is the same for 0 and 2 workers; after it, 24
+of 24.)
 """
 
 import math
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain
 import numpy as np
-from absl import flags
 
 from data import assemble, records
+from data.batches import Batches
 from data.pack import RowSpec
 
 Transform = Callable[[Any], Any] | grain.transforms.RandomMap
@@ -117,10 +118,15 @@ class _Located:
 
   def __getitem__(self, index: int) -> tuple[str, Any]:
     where = f'{self._name}[{index}]'
+    if hasattr(self._source, 'where'):
+      where = self._source.where(index)
     try:
       return where, self._source[index]
     except records.BadRecord as bad:
       return where, bad.at(where)
+    except Exception as error:
+      error.add_note(f'while reading {where}')
+      raise
 
 
 class _Chain(grain.transforms.RandomMap):
@@ -169,7 +175,7 @@ def build(
   weights: Sequence[float] | None = None,
   rows: assemble.Rows | None = None,
   policy: records.BadRowPolicy | None = None,
-) -> 'Batches':
+) -> Batches:
   """Builds the iterator of this process's batches.
 
   Args:
@@ -270,194 +276,3 @@ def _mixed(sources, weights, epochs, seed) -> grain.MapDataset:
   if len(parts) == 1:
     return parts[0]
   return grain.MapDataset.mix(parts, weights)
-
-
-def _flat(places: list[Any]) -> list[int]:
-  return [
-    p for place in places for p in (place if type(place) is list else [place])
-  ]
-
-
-def _owned(sample: dict[str, Any]) -> dict[str, Any]:
-  """Copies arrays out of shared memory, which outlives nobody."""
-  owned = {}
-  for key, value in sample.items():
-    if isinstance(value, dict):
-      owned[key] = _owned(value)
-    else:
-      owned[key] = np.array(value) if isinstance(value, np.ndarray) else value
-  return owned
-
-
-def _emptied(batch: dict[str, Any]) -> dict[str, Any]:
-  empty = {}
-  for key, value in batch.items():
-    if isinstance(value, dict):
-      empty[key] = _emptied(value)
-    else:
-      empty[key] = [] if key.startswith('_') else np.zeros_like(value)
-  return empty
-
-
-class Batches(grain.DatasetIterator):
-  """Iterator over batches whose state is its place in the sample stream.
-
-  The state holds how many samples were read, the places of those read but not
-  yet in a batch that was handed out (re-read on resumption), and the counts.
-  It is plain JSON and does not depend on the number of workers; being a grain
-  iterator it can be saved with Orbax. `wait` is the time spent in `next`.
-  """
-
-  def __init__(
-    self, dataset, rows, batch_size, workers, counts, number, settings
-  ):
-    super().__init__()
-    self._dataset, self._rows, self._batch_size = dataset, rows, batch_size
-    self._workers, self._counts = workers, counts
-    self._number, self._settings = number, settings
-    self._samples = None
-    self._reset()
-
-  def _reset(self) -> None:
-    self._stop_reading()
-    self._next = 0
-    self._pending: set[int] = set()
-    self._ready = deque()
-    self._assembler = self._rows.start(self._batch_size)
-    self._delivered = 0
-    self._ended = False
-    self._tokens = self._slots = 0
-    self.wait = 0.0
-
-  def __next__(self) -> dict[str, Any]:
-    began = time.perf_counter()
-    while not self._ready and not self._ended:
-      self._read()
-    if not self._ready:
-      batch = self._filler()
-    else:
-      batch = self._ready.popleft()
-      self._pending.difference_update(_flat(batch.pop('_place')))
-    self._delivered += 1
-    if 'segment_ids' in batch:
-      self._tokens += int(np.count_nonzero(batch['segment_ids']))
-      self._slots += batch['segment_ids'].size
-    self.wait += time.perf_counter() - began
-    return batch
-
-  def _filler(self) -> dict[str, Any]:
-    """An empty batch where bad rows left this process short of others."""
-    if self._number is None or self._delivered >= self._number:
-      self._stop_reading()
-      raise StopIteration
-    for place in range(len(self._dataset)):
-      row = self._dataset[place]
-      if isinstance(row, dict):
-        shape = assemble.collate([row], self._batch_size)
-        return _emptied(shape)
-    raise RuntimeError(
-      'this process has no usable row to shape an empty batch like; use fewer '
-      'processes or a smaller --config.batch_size'
-    )
-
-  def _read(self) -> None:
-    """Takes one sample from the stream to the assembler."""
-    if self._samples is None:
-      self._samples = self._stream()
-    try:
-      sample = next(self._samples)
-    except StopIteration:
-      self._ended = True
-      self._ready.extend(self._assembler.flush())
-      self._counts.finish()
-      return
-    place, self._next = self._next, self._next + 1
-    if isinstance(sample, records.BadRecord):
-      self._counts.report(sample)
-      return
-    self._counts.good()
-    self._push(place, _owned(sample) if self._workers else sample)
-
-  def _push(self, place: int, sample: dict[str, Any]) -> None:
-    self._pending.add(place)
-    self._ready.extend(self._assembler.push({**sample, '_place': place}))
-
-  def _stream(self) -> Any:
-    """Reads ahead from the current place, in worker processes or threads."""
-    if self._next >= len(self._dataset):
-      return iter(())
-    rest = self._dataset[self._next :]
-    if not self._workers:
-      ahead = min(2 * self._batch_size, 64)
-      return iter(
-        rest.to_iter_dataset(
-          grain.ReadOptions(num_threads=2, prefetch_buffer_size=ahead)
-        )
-      )
-    # Workers inherit absl flags, which only an absl app has parsed.
-    if not flags.FLAGS.is_parsed():
-      flags.FLAGS.mark_as_parsed()
-    ahead = math.ceil(min(2 * self._batch_size, 64) / self._workers)
-    return iter(
-      rest.to_iter_dataset(
-        grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-      ).mp_prefetch(
-        grain.multiprocessing.MultiprocessingOptions(
-          num_workers=self._workers, per_worker_buffer_size=ahead
-        )
-      )
-    )
-
-  def _stop_reading(self) -> None:
-    if self._samples is not None and hasattr(self._samples, 'close'):
-      self._samples.close()
-    self._samples = None
-
-  def close(self) -> None:
-    """Stops the workers."""
-    self._closed = True
-    self._stop_reading()
-
-  def get_state(self) -> dict[str, Any]:
-    """Returns the place in the stream after the last batch handed out."""
-    return {
-      'next': self._next,
-      'pending': sorted(self._pending),
-      'delivered': self._delivered,
-      'filled': [self._tokens, self._slots],
-      'counts': self._counts.get_state(),
-      'settings': self._settings,
-    }
-
-  def set_state(self, state: dict[str, Any]) -> None:
-    """Continues where `state` was taken, with any number of workers.
-
-    Raises:
-      ValueError: when the state comes from a pipeline with other settings.
-    """
-    for name, value in self._settings.items():
-      if state['settings'].get(name) != value:
-        raise ValueError(
-          f'the saved data state has {name}={state["settings"].get(name)!r}, '
-          f'this run has {name}={value!r}; resume with the same data settings '
-          'or start in a new workdir'
-        )
-    self._reset()
-    self._next, self._delivered = state['next'], state['delivered']
-    self._tokens, self._slots = state['filled']
-    self._counts.set_state(state['counts'])
-    for place in state['pending']:
-      self._push(place, self._dataset[place])
-
-  def stats(self) -> dict[str, Any]:
-    """Returns rows seen, bad rows by reason, padding share and seconds waited.
-
-    Rows are counted when read, up to one batch ahead of the batches returned.
-    """
-    padding = 1 - self._tokens / self._slots if self._slots else 0.0
-    return {
-      **self._counts.get_state(),
-      'batches': self._delivered,
-      'padding_share': padding,
-      'wait_seconds': self.wait,
-    }

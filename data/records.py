@@ -6,13 +6,9 @@ raised) in the main process, so counts are exact for any number of workers.
 """
 
 import dataclasses
-import io
 from typing import Any
 
-import numpy as np
 from absl import logging
-from etils import epath
-from PIL import Image
 
 REASONS = (
   'missing image',
@@ -60,7 +56,8 @@ class BadRowPolicy:
   Attributes:
     on_bad: 'raise' stops at the first bad row, 'skip' counts it.
     max_bad_share: largest share of bad rows among the rows seen.
-    min_seen: the share is judged from this many rows on, and at the end.
+    min_seen: the share is judged from this many rows on, and at the end; there
+      a stream of nothing but bad rows fails whatever the share.
   """
 
   on_bad: str = 'raise'
@@ -121,7 +118,8 @@ class BadRowCounts:
   def _judge(self, min_seen: int) -> None:
     bad = sum(self.bad.values())
     limit = self._policy.max_bad_share
-    if self.seen >= min_seen and bad > limit * self.seen:
+    # Nothing but bad rows would be skipped for ever, whatever the limit.
+    if self.seen >= min_seen and (bad > limit * self.seen or bad == self.seen):
       raise RuntimeError(
         f'{bad} of {self.seen} rows are bad ({bad / self.seen:.1%}), allowed '
         f'{limit:.1%}; by reason: {self.bad}. Repair the data or raise '
@@ -166,37 +164,3 @@ def require_answer(text: Any) -> str:
   if not text.strip():
     raise BadRecord('empty answer', 'the answer has no visible character')
   return text
-
-
-def read_image(source: epath.PathLike | bytes) -> np.ndarray:
-  """Reads an RGB image from a path (local or gs://) or from encoded bytes.
-
-  Returns:
-    uint8 [h, w, 3].
-
-  Raises:
-    BadRecord: 'missing image', 'corrupt image' (also one cut short) or 'wrong
-      type' (neither a path nor bytes).
-  """
-  if isinstance(source, bytes):
-    encoded, name = source, f'{len(source)} encoded bytes'
-  else:
-    encoded, name = _read_bytes(source), str(source)
-  try:
-    with Image.open(io.BytesIO(encoded)) as image:
-      return np.asarray(image.convert('RGB'))
-  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-    raise BadRecord('corrupt image', f'{name}: {e}') from e
-
-
-def _read_bytes(path: Any) -> bytes:
-  try:
-    path = epath.Path(path)
-  except TypeError as e:
-    raise BadRecord(
-      'wrong type', f'image is {type(path).__name__}, expected a path'
-    ) from e
-  try:
-    return path.read_bytes()
-  except (FileNotFoundError, IsADirectoryError) as e:
-    raise BadRecord('missing image', f'{path} does not exist') from e

@@ -85,9 +85,18 @@ class Concatenated:
     return sum(len(source) for source in self._sources)
 
   def __getitem__(self, index: int) -> Any:
+    source, index = self._find(index)
+    return source[index]
+
+  def where(self, index: int) -> str:
+    """Names the file a row comes from, and its number there."""
+    source, index = self._find(index)
+    return f'{source.name}[{index}]'
+
+  def _find(self, index: int) -> tuple[Any, int]:
     for source in self._sources:
       if index < len(source):
-        return source[index]
+        return source, index
       index -= len(source)
     raise IndexError(index)
 

@@ -22,7 +22,8 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from data.records import BadRecord, read_image, require
+from data.image import open_image
+from data.records import BadRecord, require
 from data.sources import middlebury
 from data.worlds import rooms
 from vlm.methods.depthlm import camera, sample
@@ -163,7 +164,7 @@ class DepthRows:
         'wrong type', f'the row is a {type(row).__name__}, expected an object'
       )
     name = require(row, 'image', str).lstrip('/')
-    image = read_image(self._images / name)
+    image = np.asarray(open_image(self._images / name))
     return check_row({**row, 'image': image}, self._kind)
 
 

@@ -190,7 +190,13 @@ def test_placeholder_written_in_the_text_is_a_mismatch():
 
 @pytest.mark.parametrize(
   'answer, reason',
-  [('', 'empty answer'), (' \n', 'empty answer'), (7, 'wrong type')],
+  [
+    ('', 'empty answer'),
+    (' \n', 'empty answer'),
+    (7, 'wrong type'),
+    ([{'type': 'text', 'text': 7}], 'wrong type'),
+    (['yes'], 'wrong type'),
+  ],
 )
 def test_unusable_answers_are_bad_rows(answer, reason):
   talk = [TALK[0], {'role': 'assistant', 'content': answer}]

@@ -10,6 +10,7 @@ from absl import logging
 from PIL import Image
 
 from data import assemble, chat, pack, pipeline, records
+from data.image import open_image
 from data.sources import open_source
 
 TEMPLATE = (
@@ -34,7 +35,7 @@ SPEC = pack.RowSpec(
 
 def load(row):
   """A small but complete transform from a row on disk to a sample."""
-  image = records.read_image(records.require(row, 'image', str))
+  image = np.asarray(open_image(records.require(row, 'image', str)))
   question = records.require(row, 'question', str)
   answer = records.require(row, 'answer', str)
   encoded = TALKER.encode(
@@ -184,8 +185,8 @@ def test_policy_names_the_flag(setting, flag):
     records.BadRowPolicy(**setting)
 
 
-def test_images_of_the_wrong_type():
-  with pytest.raises(records.BadRecord, match='wrong type'):
-    records.read_image(7)
-  with pytest.raises(records.BadRecord, match='corrupt image'):
-    records.read_image(b'no image')
+def test_nothing_but_bad_rows_fails_whatever_the_share():
+  counts = records.BadRowCounts(records.BadRowPolicy('skip', 1.0, min_seen=5))
+  with pytest.raises(RuntimeError, match='5 of 5'):
+    for _ in range(6):
+      counts.report(records.BadRecord('too long', 'x'))

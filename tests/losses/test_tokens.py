@@ -1,9 +1,13 @@
 """Chunked token losses equal the naive ones and never hold the logits."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from vlm.losses.tokens import (
   cross_entropy,
@@ -11,6 +15,7 @@ from vlm.losses.tokens import (
   token_logprobs,
   token_scores,
 )
+from vlm.sharding.mesh import make_mesh
 
 B, T, D, V, CHUNK = 3, 11, 6, 17, 4  # T is not a multiple of CHUNK
 
@@ -58,24 +63,27 @@ def test_scores_equal_the_oracle(inputs, chunk):
   assert not correct.all()
 
 
-def naive(hidden, kernel, targets, weights):
+def naive(hidden, kernel, targets, weights, entropy_weight=0.0):
   logits = jnp.einsum('BTD,DV->BTV', hidden, kernel).astype(jnp.float32)
-  logprob = jax.nn.log_softmax(logits)
+  logprob = jax.nn.log_softmax(logits / 0.7)
   chosen = jnp.take_along_axis(logprob, targets[..., None], axis=-1)[..., 0]
-  return jnp.sum(chosen * weights)
+  entropy = -jnp.sum(jnp.exp(logprob) * logprob, axis=-1)
+  return jnp.sum((chosen + entropy_weight * entropy) * weights)
 
 
-def test_gradients_equal_the_naive_ones(inputs):
+@pytest.mark.parametrize('chunk', [CHUNK, T])
+def test_gradients_equal_the_naive_ones(inputs, chunk):
   hidden, kernel, targets = map(jnp.asarray, inputs.values())
   weights = jnp.linspace(-1, 2, B * T).reshape(B, T)
 
   def chunked(hidden, kernel):
-    return jnp.sum(
-      token_logprobs(hidden, kernel, targets, chunk=CHUNK) * weights
-    )
+    scores = token_scores(hidden, kernel, targets, chunk=chunk, temperature=0.7)
+    return jnp.sum((scores.logprob + 0.3 * scores.entropy) * weights)
 
-  got = jax.value_and_grad(chunked, (0, 1))(hidden, kernel)
-  want = jax.value_and_grad(naive, (0, 1))(hidden, kernel, targets, weights)
+  got = jax.jit(jax.value_and_grad(chunked, (0, 1)))(hidden, kernel)
+  want = jax.jit(jax.value_and_grad(naive, (0, 1)))(
+    hidden, kernel, targets, weights, 0.3
+  )
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, want
   )
@@ -86,8 +94,8 @@ def test_kernel_gradient_accumulates_in_float32():
   hidden = jnp.ones((1, 512, 2), jnp.bfloat16)
   kernel = jnp.zeros((2, 4), jnp.float32)
   targets = jnp.zeros((1, 512), jnp.int32)
-  grad = jax.grad(
-    lambda k: jnp.sum(token_logprobs(hidden, k, targets, chunk=1))
+  grad = jax.jit(
+    jax.grad(lambda k: jnp.sum(token_logprobs(hidden, k, targets, chunk=1)))
   )(kernel)
   # d logprob / d logit = onehot - 1/4, summed over 512 positions.
   np.testing.assert_allclose(grad, [[384, -128, -128, -128]] * 2)
@@ -108,6 +116,7 @@ def test_padding_changes_nothing(inputs):
   mask = (tokens % 2).astype(jnp.float32)
   segments = jnp.ones_like(tokens).at[:, 6:].set(2)
 
+  @jax.jit
   def loss(hidden, tokens, mask, segments):
     return cross_entropy(hidden, kernel, tokens, mask, segments, chunk=CHUNK)
 
@@ -166,3 +175,36 @@ def test_logits_of_the_batch_never_exist():
   compiled = jax.jit(jax.value_and_grad(chunked, (0, 1))).lower(*shapes)
   temporary = compiled.compile().memory_analysis().temp_size_in_bytes
   assert temporary < 4 * batch * length * vocab
+
+
+def test_no_device_gathers_the_whole_head():
+  """Under fsdp, the kernel and its gradient cross devices block by block."""
+  rows, length, width, vocab = 8, 32, 64, 4096
+  mesh = make_mesh(dict(fsdp=8))
+
+  def place(shape, dtype, *spec):
+    return jax.ShapeDtypeStruct(
+      shape, dtype, sharding=NamedSharding(mesh, P(*spec))
+    )
+
+  def loss(hidden, kernel, targets):
+    return jnp.sum(token_logprobs(hidden, kernel, targets, chunk=4))
+
+  arguments = (
+    place((rows, length, width), jnp.float32, ('data', 'fsdp')),
+    place((width, vocab), jnp.float32, 'fsdp', 'tensor'),
+    place((rows, length), jnp.int32, ('data', 'fsdp')),
+  )
+  step = jax.jit(
+    jax.value_and_grad(loss, (0, 1)),
+    out_shardings=(
+      NamedSharding(mesh, P()),
+      (arguments[0].sharding, arguments[1].sharding),
+    ),
+  )
+  hlo = step.lower(*arguments).compile().as_text()
+  shapes = re.findall(r'(?:f32|bf16)\[([\d,]+)\]', hlo)
+  largest = max(np.prod([int(n) for n in shape.split(',')]) for shape in shapes)
+  # What one device must hold: its eighth of the kernel, a block of it, and the
+  # logits of 4 positions of its row.
+  assert largest == width * vocab // 8

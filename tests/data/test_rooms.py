@@ -15,8 +15,8 @@ def _camera(position=(0, 0, 0), yaw=0.0, pitch=0.0, size=33, focal=20.0):
   return cameras.Camera(focal, focal, size / 2, size / 2, size, size, pose)
 
 
-def _cast(rows, camera, room=((0, 0, 0), (50, 50, 50))):
-  """Casts rows of (kind, centre, half, yaw) inside a large room."""
+def _cast(rows, camera, room=((0, 0, 0), (50, 50, 50)), sun=(0, 0, 1)):
+  """Casts white rows of (kind, centre, half, yaw) inside a large room."""
   rows = [*rows, (raycast.ROOM, *room, 0.0)]
   kind, centre, half, yaw = zip(*rows)
   count = len(rows)
@@ -29,8 +29,10 @@ def _cast(rows, camera, room=((0, 0, 0), (50, 50, 50))):
     np.arange(10, 10 + count),
     np.zeros(count, int),
   )
-  table = textures.draw(np.random.default_rng(0), 6)
-  light = raycast.Light(np.float32([0, 0, 1]), 0.5, 0.5)
+  white, one = np.ones((6, 3), np.float32), np.ones(6, np.float32)
+  plain = np.full(6, textures.PLAIN)
+  table = textures.Textures(plain, white, white, one, white, white)
+  light = raycast.Light(np.float32(sun), 0.2, 0.8)
   return raycast.cast(solids, table, light, camera)
 
 
@@ -129,6 +131,39 @@ class TestAnalyticDepth:
     np.testing.assert_array_equal(whole.rgb, tiled.rgb)
     np.testing.assert_array_equal(whole.z, tiled.z)
     np.testing.assert_array_equal(whole.instances, tiled.instances)
+
+
+class TestShading:
+  """Strength is 0.2 + 0.8 (1 + n.l) / 2: 255 facing, 51 away, 153 beside."""
+
+  def test_room_is_lit_from_inside(self):
+    camera = _camera((0, 0, 1.5), size=40, focal=30.0)
+    rgb, _, _, _ = _cast([], camera, ((0, 0, 1.25), (50, 50, 1.25)))
+    assert (rgb[39] == 255).all() and (rgb[0] == 51).all()
+    rgb, _, _, ids = _cast([], _camera(), ((0, 0, 0), (60, 7, 60)))
+    assert (rgb[ids == 15] == 153).all()
+
+  def test_turned_box_is_brighter_towards_the_light(self):
+    box = (raycast.BOX, (0, 6, 0), (1, 1, 1), math.pi / 4)
+    rgb, _, _, _ = _cast([box], _camera(), sun=(1, 0, 0))
+    lit = 255 * (0.2 + 0.4 * (1 + math.sqrt(0.5)))
+    dark = 255 * (0.2 + 0.4 * (1 - math.sqrt(0.5)))
+    assert abs(int(rgb[16, 19, 0]) - lit) < 1
+    assert abs(int(rgb[16, 13, 0]) - dark) < 1
+
+  @pytest.mark.parametrize('kind', [raycast.SPHERE, raycast.CYLINDER])
+  def test_round_solids_turn_their_normals(self, kind):
+    solid = (kind, (0, 4, 0), (1, 1, 1), 0.0)
+    rgb, _, _, ids = _cast([solid], _camera(), sun=(1, 0, 0))
+    row = rgb[16, ids[16] == 10, 0].astype(int)
+    assert (np.diff(row) > 0).all() and row[0] < 75 and row[-1] > 230
+    assert rgb[16, 16, 0] == 153
+
+  def test_cap_of_a_cylinder_faces_up(self):
+    pole = (raycast.CYLINDER, (0, 5, 0), (0.5, 0.5, 1.0), 0.0)
+    above = _camera((0, 5, 2.0), pitch=-math.pi / 2)
+    rgb, _, _, ids = _cast([pole], above)
+    assert (rgb[ids == 10] == 255).all()
 
 
 class TestCameras:

@@ -103,6 +103,9 @@ class TestBootstrap:
   def test_unequal_images_are_weighted_by_their_queries(self):
     got = bootstrap.interval([1, 1, 1, 0], ['a', 'a', 'a', 'b'])
     assert got == (0.75, 0.0, 1.0)
+    # Half of all draws hold one of each; their mean is 0.75, not 0.5.
+    narrow = bootstrap.interval([1, 1, 1, 0], ['a', 'a', 'a', 'b'], 0.4)
+    assert narrow == (0.75, 0.75, 0.75)
 
   def test_coverage_of_the_truth(self):
     hits = 0

@@ -1,7 +1,9 @@
 """The iterator over batches, and its state: a place in the sample stream."""
 
+import atexit
 import math
 import time
+import weakref
 from collections import deque
 from typing import Any
 
@@ -13,6 +15,15 @@ from data import assemble, records
 
 # Samples read ahead, over all workers: enough to hide a slow one.
 AHEAD = 64
+
+_ALIVE = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+  # Later, at interpreter shutdown, grain finds its modules already gone.
+  for batches in list(_ALIVE):
+    batches.close()
 
 
 class Batches(grain.DatasetIterator):
@@ -33,6 +44,7 @@ class Batches(grain.DatasetIterator):
     self._number, self._settings = number, settings
     self._samples = None
     self._reset()
+    _ALIVE.add(self)
 
   def _reset(self) -> None:
     self._stop_reading()
@@ -47,8 +59,12 @@ class Batches(grain.DatasetIterator):
 
   def __next__(self) -> dict[str, Any]:
     began = time.perf_counter()
-    while not self._ready and not self._ended:
-      self._read()
+    try:
+      while not self._ready and not self._ended:
+        self._read()
+    except Exception:
+      self._stop_reading()
+      raise
     if not self._ready:
       batch = self._filler()
     else:

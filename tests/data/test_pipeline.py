@@ -1,10 +1,12 @@
 """Order, sharing, mixing and resumption of batches."""
 
+import dataclasses
 import json
 
 import grain
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from data import assemble, pack, pipeline, records
 
@@ -181,8 +183,13 @@ def test_resume_with_other_settings_names_the_difference():
     plain(source=Numbers(61, bad=False)).set_state(state)
 
 
-def test_orbax_saves_it_as_a_grain_iterator():
-  assert isinstance(plain(), grain.DatasetIterator)
+def test_orbax_saves_and_restores_it(tmp_path):
+  batches = packed()
+  take(batches, 3)
+  ocp.save_checkpointables(tmp_path / 'step', {'data': batches})
+  again = packed()
+  ocp.load_checkpointables(tmp_path / 'step', {'data': again})
+  assert_equal(take(again, 3), take(batches, 3))
 
 
 def test_processes_share_each_epoch_without_overlap():
@@ -301,4 +308,7 @@ def test_check_batch_names_key_expected_and_found():
     with pytest.raises(ValueError, match=message):
       pipeline.check_batch(wrong, SPEC)
   with pytest.raises(ValueError, match='seq_len=17'):
-    pipeline.check_batch(batch, pack.RowSpec(17, 3, 6, 1, 4, 64))
+    pipeline.check_batch(batch, dataclasses.replace(SPEC, seq_len=17))
+  held = dataclasses.replace(SPEC, placeholders=(12345,))
+  with pytest.raises(ValueError, match=r'row \d has 0 placeholders and [1-6]'):
+    pipeline.check_batch(batch, held)

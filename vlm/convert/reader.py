@@ -1,14 +1,16 @@
 """Safetensors read by slice, straight into the shardings of the parameters.
 
 Every process reads only what its own devices hold, one pass over each tensor.
-On the host there is never more than one block of at most the largest tensor's
-size plus a few megabytes: a stacked parameter that is larger is filled on the
+On the host there is never more than one block, of at most the largest tensor's
+size, plus a few megabytes: a stacked parameter that is larger is filled on the
 devices, some layers at a time, into a donated buffer.
 """
 
 import dataclasses
 import functools
+import gc
 import math
+import mmap
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -23,9 +25,8 @@ from vlm.convert.plan import Source, flatten, plan, unflatten
 Span = tuple[int, int]  # start, stop
 Index = tuple[Span, ...]  # one span per axis of a parameter
 
-_CHUNK = 8 << 20  # bytes of a tensor read at once
+_CHUNK = 4 << 20  # bytes of a tensor read at once
 _SMALL = 16 << 20  # blocks below this are not worth a compiled update
-_ALIGNMENT = 64  # XLA's CPU client takes such buffers without a copy
 
 
 def load_params(
@@ -122,7 +123,8 @@ def _load(
   layers = {part[0] for part in parts}
   if layers != {(0, target.shape[0])}:
     return _load_by_shard(checkpoint, source, target, indices)
-  return _fill(checkpoint, source, target, budget * target.shape[0] // size)
+  step = budget * target.shape[0] // (2 * size)
+  return _fill(checkpoint, source, target, max(step, 1))
 
 
 def _load_by_shard(
@@ -138,7 +140,8 @@ def _load_by_shard(
     for device, index in indices.items():
       if index == part:
         arrays[device] = jax.device_put(block, device)
-    jax.block_until_ready(arrays)
+    del block
+    _settle(list(arrays.values()))
   return jax.make_array_from_single_device_arrays(
     target.shape, target.sharding, [arrays[device] for device in indices]
   )
@@ -148,7 +151,6 @@ def _fill(
   checkpoint: Checkpoint, source: Source, target: Target, step: int
 ) -> jax.Array:
   """Some layers at a time into a donated buffer on the devices."""
-  step = max(step, 1)
   buffer = _zeros(target)()
   write = _write_layers(target.sharding)
   for start in range(0, target.shape[0], step):
@@ -165,8 +167,7 @@ def _fill(
     del blocks
     buffer = write(buffer, block, start)
     del block
-    # Without waiting, blocks would pile up on the host behind the transfers.
-    buffer.block_until_ready()
+    _settle(buffer)
   return buffer
 
 
@@ -192,21 +193,34 @@ def _assemble(
   arrays = [
     jax.device_put(blocks[index], device) for device, index in indices.items()
   ]
+  _settle(arrays)
   return jax.make_array_from_single_device_arrays(
     target.shape, target.sharding, arrays
   )
+
+
+def _settle(arrays: Any) -> None:
+  """Waits until transfers no longer need their blocks on the host."""
+  jax.block_until_ready(arrays)
+  # JAX lets go of buffers it has borrowed in a hook of Python's collector.
+  gc.collect(0)
 
 
 def _size(index: Index) -> int:
   return math.prod(stop - start for start, stop in index)
 
 
-def _aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-  """An uninitialised array that starts on XLA's alignment."""
+def _empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+  """An uninitialised array in pages of its own.
+
+  The page boundary suits XLA's CPU client, which then takes the buffer without
+  a copy, and the pages go back to the system at once, where the allocator of
+  the process would keep large freed blocks.
+  """
   size = math.prod(shape) * dtype.itemsize
-  raw = np.empty(size + _ALIGNMENT, np.uint8)
-  offset = -raw.ctypes.data % _ALIGNMENT
-  return raw[offset : offset + size].view(dtype).reshape(shape)
+  return np.frombuffer(
+    mmap.mmap(-1, max(size, 1)), dtype, math.prod(shape)
+  ).reshape(shape)
 
 
 def read_blocks(
@@ -227,7 +241,7 @@ def read_blocks(
     An array per part, in our layout.
   """
   blocks = {
-    part: _aligned([stop - start for start, stop in part], dtype)
+    part: _empty([stop - start for start, stop in part], dtype)
     for part in parts
   }
   for layer, entry in enumerate(source.entries):

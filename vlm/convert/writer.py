@@ -27,7 +27,7 @@ from vlm.convert.names import table_for
 from vlm.convert.plan import Plan, flatten, plan, shapes_of
 from vlm.convert.tables import Row
 
-_CHUNK = 8 << 20  # bytes made contiguous and written at once
+_CHUNK = 4 << 20  # bytes made contiguous and written at once
 
 
 @dataclasses.dataclass(frozen=True)

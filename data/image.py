@@ -56,19 +56,22 @@ def open_image(source: Any) -> Image.Image:
   if isinstance(source, np.ndarray):
     return _from_array(source)
   if isinstance(source, Image.Image):
-    return _decode(source, 'a PIL image')
-  if isinstance(source, bytes):
-    encoded, name = source, f'{len(source)} encoded bytes'
+    image, name = source, 'a PIL image'
   else:
-    encoded, name = _read_bytes(source), str(source)
-  if not encoded:
-    raise BadRecord('corrupt image', f'{name} is empty')
+    encoded, name = source, 'encoded bytes'
+    if not isinstance(source, bytes):
+      encoded, name = _read_bytes(source), str(source)
+    if not encoded:
+      raise BadRecord('corrupt image', f'{name}: empty')
+    image = io.BytesIO(encoded)
   try:
-    with Image.open(io.BytesIO(encoded)) as image:
+    if isinstance(image, Image.Image):
       return _decode(image, name)
+    with Image.open(image) as opened:
+      return _decode(opened, name)
+  except BadRecord:
+    raise
   except _DAMAGE as error:
-    if isinstance(error, BadRecord):
-      raise
     raise BadRecord('corrupt image', f'{name}: {error}') from error
 
 
@@ -117,12 +120,15 @@ def anyres_tiles(image: Image.Image, layout: plan.Layout) -> np.ndarray:
     uint8 [1 + rows * columns, tile, tile, 3]; the unused border is black.
 
   Raises:
-    ValueError: the image is too thin for every canvas.
+    BadRecord: the image is too thin for every canvas.
   """
   tile = layout.tile
-  height, width = plan.best_resolution(
-    image.height, image.width, layout.resolutions
-  )
+  try:
+    height, width = plan.best_resolution(
+      image.height, image.width, layout.resolutions
+    )
+  except ValueError as error:
+    raise BadRecord('corrupt image', str(error)) from error
   across, down = width / image.width, height / image.height
   if across < down:
     fitted = min(math.ceil(image.height * across), height), width
@@ -164,7 +170,7 @@ def prepare_row(
       rounded down.
 
   Raises:
-    ValueError: an image too thin for every canvas.
+    BadRecord: an image too thin for every canvas.
   """
   visuals = tuple(
     plan.Still(item.height, item.width)
@@ -172,7 +178,7 @@ def prepare_row(
     else plan.Clip(len(item))
     for item in items
   )
-  single = plan.has_single_view(visuals)
+  single = plan.has_single_view(layout, visuals)
   tiles = [np.zeros((0, layout.tile, layout.tile, 3), np.uint8)]
   for item in items:
     if not isinstance(item, Image.Image):

@@ -64,9 +64,9 @@ def read_frames(path: str, frames: int) -> list[Image.Image]:
       ]
   except FileNotFoundError as error:
     raise BadRecord('missing image', f'{path} does not exist') from error
-  except (OSError, ValueError) as error:
-    if isinstance(error, BadRecord):
-      raise
+  except BadRecord:
+    raise
+  except (av.error.FFmpegError, OSError, ValueError) as error:
     raise BadRecord('corrupt image', f'{path}: {error}') from error
   if not wanted or len(found) < len(wanted):
     raise BadRecord(

@@ -195,11 +195,20 @@ def test_bombs_and_wrong_sources_are_named(tmp_path, monkeypatch):
   with pytest.raises(BadRecord, match='float32'):
     images.open_image(np.zeros((4, 4, 3), np.float32))
   (tmp_path / 'void.png').write_bytes(b'')
-  with pytest.raises(BadRecord, match='void.png is empty'):
+  with pytest.raises(BadRecord, match='void.png: empty'):
     images.open_image(tmp_path / 'void.png')
   monkeypatch.setattr(images, 'MAX_PIXELS', 99)
   with pytest.raises(BadRecord, match='10 x 10 pixels, at most 99'):
     images.open_image(encode(draw(10, 10)))
+
+
+def test_damage_found_late_and_thin_images_are_named():
+  encoded = encode(draw(60, 60))
+  late = Image.open(io.BytesIO(encoded[: len(encoded) // 2]))
+  with pytest.raises(BadRecord, match='corrupt image: a PIL image'):
+    images.open_image(late)
+  with pytest.raises(BadRecord, match='1 x 900 pixels is too thin'):
+    images.prepare_row([Image.fromarray(draw(1, 900))], LAYOUT)
 
 
 def test_a_decompression_bomb_is_refused_before_decoding():

@@ -51,12 +51,12 @@ def randomise(torch):
 def through_disk(tmp_path_factory):
   """save_pretrained -> our config, model and parameters."""
 
-  def load(published, **changes):
+  def load(published, runtime=Runtime(attention='xla'), **changes):
     folder = tmp_path_factory.mktemp('checkpoint')
     published.save_pretrained(folder)
     facts = json.loads((folder / 'config.json').read_text())
     config = dataclasses.replace(registry.config_from_hf(facts), **changes)
-    model = registry.build(config, Runtime(attention='xla'))
+    model = registry.build(config, runtime)
     return model, load_params(folder, model)
 
   return load

@@ -88,8 +88,6 @@ def test_every_layer_and_the_logits(pair, torch, truncate, close):
 
 def test_packed_samples_equal_samples_alone(pair, torch, close):
   name, published, model, params = pair
-  if name not in ('qwen2', 'smollm2'):
-    pytest.skip('packing does not depend on the head')
   tokens, _ = padded_prompts(left=False)
   parts = [tokens[row, :length] for row, length in enumerate(LENGTHS)]
   packed = np.concatenate([*parts, np.zeros(3, np.int32)])[None]
@@ -113,20 +111,30 @@ def test_packed_samples_equal_samples_alone(pair, torch, close):
 def test_greedy_generation_token_for_token(pair, torch):
   name, published, model, params = pair
   tokens, mask = padded_prompts(left=True)
-  # An end token both sides know; pad with it, as ours does.
-  want = published.generate(
-    torch.from_numpy(tokens).long(),
-    attention_mask=torch.from_numpy(mask).long(),
-    max_new_tokens=32, do_sample=False, eos_token_id=0, pad_token_id=0,
-  )[:, tokens.shape[1] :].numpy()  # fmt: skip
-  got = generate(
-    model,
-    params,
-    jnp.asarray(tokens),
-    jnp.asarray(mask),
-    max_new_tokens=32,
-    eos_ids=(0,),
-  )
-  want = np.pad(want, ((0, 0), (0, 32 - want.shape[1])))
+
+  def both(eos):
+    """32 tokens of each side; what follows the end token is the end token."""
+    want = published.generate(
+      torch.from_numpy(tokens).long(),
+      attention_mask=torch.from_numpy(mask).long(),
+      max_new_tokens=32, do_sample=False, eos_token_id=eos, pad_token_id=eos,
+    )[:, tokens.shape[1] :].numpy()  # fmt: skip
+    got = generate(
+      model,
+      params,
+      jnp.asarray(tokens),
+      jnp.asarray(mask),
+      max_new_tokens=32,
+      eos_ids=(eos,),
+    )
+    rest = ((0, 0), (0, 32 - want.shape[1]))
+    return got, np.pad(want, rest, constant_values=eos)
+
+  got, want = both(0)
   np.testing.assert_array_equal(got, want)
   assert len(np.unique(want)) > 8, 'the test model only repeats itself'
+  if name == 'qwen2':
+    stop = int(want[0, 5])
+    got, want = both(stop)
+    np.testing.assert_array_equal(got, want)
+    assert (want[0, 6:] == stop).all()

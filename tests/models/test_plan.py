@@ -82,24 +82,27 @@ def test_shrinking_and_gathering_both_happen():
 
 
 @pytest.mark.parity
-def test_placeholder_counts_equal_the_published_processor():
+@pytest.mark.parametrize('tile,side,most', [(70, 5, 200), (384, 27, 30)])
+def test_placeholder_counts_equal_the_published_processor(tile, side, most):
   pytest.importorskip('torch')
   from transformers import LlavaOnevisionProcessor
   from transformers.models.llava_onevision import (
     image_processing_pil_llava_onevision as images,
   )
 
+  resolutions = [[tile * h, tile * w] for h in range(1, 7) for w in range(1, 7)]
+  layout = plan.Layout(tile, side, tuple(map(tuple, resolutions)))
   processor = object.__new__(LlavaOnevisionProcessor)
-  processor.num_image_tokens = SIDE**2
+  processor.num_image_tokens = side**2
   processor.vision_aspect_ratio = 'anyres_max_9'
   processor.image_processor = images.LlavaOnevisionImageProcessorPil(
-    image_grid_pinpoints=[list(r) for r in RESOLUTIONS]
+    image_grid_pinpoints=resolutions
   )
   rng = np.random.default_rng(1)
-  sizes = SIZES + rng.integers(8, 900, size=(300, 2)).tolist()
+  sizes = SIZES + rng.integers(8, 7 * tile, size=(most, 2)).tolist()
   for height, width in sizes:
-    want = processor._get_number_of_features(height, width, 70, 70)
-    row = plan.plan_row(LAYOUT, [plan.Still(height, width)])
+    want = processor._get_number_of_features(height, width, tile, tile)
+    row = plan.plan_row(layout, [plan.Still(height, width)])
     assert row.spans == (want,), (height, width)
 
 

@@ -1,0 +1,81 @@
+"""bfloat16 stays bfloat16 from pixels to hidden states; logits are float32."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from vlm.models import clip, llava_onevision, plan, qwen2, registry, siglip
+from vlm.models.functional import Runtime
+
+DECODER = qwen2.Qwen2Config(
+  vocab_size=64,
+  width=32,
+  depth=2,
+  heads=4,
+  kv_heads=2,
+  head_dim=8,
+  mlp_width=48,
+)
+VISION = siglip.SiglipVisionConfig(
+  image_size=28, patch=14, width=16, depth=2, heads=2, mlp_width=24
+)
+VLM = llava_onevision.LlavaOnevisionConfig(
+  VISION, DECODER, image_token=62, video_token=63, grid_pinpoints=((28, 28),)
+)
+CLIP = clip.ClipConfig(
+  clip.ClipVisionConfig(28, 14, 16, 2, 2, 24),
+  clip.ClipTextConfig(32, 8, 16, 2, 2, 24, eos_token=31),
+  8,
+)
+ids = jax.ShapeDtypeStruct((2, 12), jnp.int32)
+
+
+@pytest.fixture(params=['float32', 'bfloat16'])
+def runtime(request):
+  return Runtime(dtype='bfloat16', param_dtype=request.param, attention='xla')
+
+
+def test_vlm(runtime):
+  model = registry.build(VLM, runtime)
+  stored = {leaf.dtype for leaf in jax.tree.leaves(model.abstract_params)}
+  assert stored == {jnp.dtype(runtime.param_dtype)}
+  row = plan.plan_row(VLM.layout, [plan.Clip(3)])
+  packed = plan.pack_plans([row, row], VLM.layout, 3, 8, 4)
+  batch = {
+    'tokens': ids,
+    'positions': ids,
+    'segment_ids': ids,
+    'pixels': jax.ShapeDtypeStruct((2, 3, 28, 28, 3), jnp.uint8),
+    'plan': packed,
+  }
+  visual = jax.eval_shape(
+    model.encode_visual, model.abstract_params, batch['pixels'], packed
+  )
+  assert visual.tokens.dtype == jnp.bfloat16
+  hidden = jax.eval_shape(model.hidden, model.abstract_params, batch)
+  assert hidden.dtype == jnp.bfloat16
+  logits = jax.eval_shape(model.logits, model.abstract_params, hidden)
+  assert logits.dtype == jnp.float32 and logits.shape == (2, 12, 64)
+  cache = jax.eval_shape(lambda: model.init_cache(2, 20))
+  _, cache = jax.eval_shape(
+    model.decode, model.abstract_params, hidden, ids, ids, cache
+  )
+  assert cache['k'].dtype == jnp.bfloat16 and cache['k'].shape[2] == 20
+
+
+def test_towers(runtime):
+  pixels = jax.ShapeDtypeStruct((2, 28, 28, 3), jnp.uint8)
+  model = registry.build(VISION, runtime)
+  out = jax.eval_shape(model.encode_image, model.abstract_params, pixels)
+  model = registry.build(CLIP, runtime)
+  image = jax.eval_shape(model.encode_image, model.abstract_params, pixels)
+  text = jax.eval_shape(
+    model.encode_text,
+    model.abstract_params,
+    jax.ShapeDtypeStruct((2, 8), jnp.int32),
+  )
+  assert {x.dtype for x in (*out, *image, *text)} == {jnp.dtype('bfloat16')}
+  logits = jax.eval_shape(
+    model.logits, model.abstract_params, image.embedding, text.embedding
+  )
+  assert logits.dtype == jnp.float32

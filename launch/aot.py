@@ -1,0 +1,450 @@
+"""Compiles the real steps for a TPU slice that is not there.
+
+From shapes alone: the state and the batch are ShapeDtypeStructs with shardings
+on an abstract topology, lowered through the very functions that train. The
+compiler then says whether they fit, and the compiled program says what every
+chip holds and what it sends.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from launch import hlo, topologies
+from vlm.models import flops
+from vlm.sharding.batch import batch_sharding
+from vlm.sharding.mesh import batch_shards, check_batch_size, make_mesh
+from vlm.sharding.rules import DEFAULT_RULES, flatten, match, shardings
+from vlm.train.optimizer import Optimizer
+from vlm.train.state import abstract_state, state_shardings
+from vlm.train.step import Objective, make_eval_step, make_step
+
+GIB = topologies.GIB
+# Parts of `vlm.models.flops` and the parameters that must all be frozen for a
+# part to need no gradients.
+PARTS = (
+  ('vision', r'vision/.*'),
+  ('projector', r'projector/.*'),
+  ('decoder', r'decoder/layers/.*'),
+  ('head', r'decoder/(head|embed)/.*'),
+)
+# Enough to compile what does not fit, in order to see what it would hold.
+UNBOUNDED = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """A training job as shapes.
+
+  Attributes:
+    model: from `vlm.models.registry.build`.
+    objective: see `vlm.train.step`.
+    optimizer: see `vlm.train.optimizer`.
+    batch: nested dict of ShapeDtypeStruct, the global batch of one step.
+    mesh: mapping with `data`, `fsdp`, `tensor`.
+    accumulate: microbatches per step.
+    ema: decay of averaged parameters, 0 for none.
+    rules: sharding table.
+  """
+
+  model: Any
+  objective: Objective
+  optimizer: Optimizer
+  batch: dict[str, Any]
+  mesh: Any
+  accumulate: int = 1
+  ema: float = 0.0
+  rules: Any = DEFAULT_RULES
+
+  @property
+  def frozen(self) -> tuple[str, ...]:
+    """Parts of the model without gradients."""
+    paths = [path for path, _ in flatten(self.model.abstract_params)]
+    named = []
+    for part, pattern in PARTS:
+      held = [path for path in paths if match(path, ((pattern, True),))]
+      if held and self.optimizer.frozen.issuperset(held):
+        named.append(part)
+    return tuple(named)
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """Bytes of HBM on one chip.
+
+  Attributes:
+    arguments: state (or parameters) and batch.
+    temporaries: everything alive between them and the results.
+    outputs: results, of which `aliased` reuse donated arguments.
+    aliased: see `outputs`.
+    code: the program itself.
+  """
+
+  arguments: int
+  temporaries: int
+  outputs: int
+  aliased: int
+  code: int
+
+  @property
+  def total(self) -> int:
+    """Bytes in use at the peak."""
+    held = self.arguments + self.outputs - self.aliased
+    return held + self.temporaries + self.code
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """What the compiler said of one step on one slice.
+
+  Attributes:
+    step: 'train' or 'forward'.
+    slice: the TPU slice.
+    mesh: mesh axis -> size.
+    rows: rows of the global batch.
+    length: tokens per row.
+    tiles: image tiles per row.
+    accumulate: microbatches.
+    remat: `Runtime.remat`.
+    refusal: the compiler's words when it does not fit, else ''.
+    memory: per chip; of a compilation without limit when it does not fit, None
+      when that failed too.
+    largest: largest arguments (by path) and temporaries.
+    collectives: see `hlo.Collective`.
+    model_flops: of the whole step, see `flops.train_flops`.
+    hardware_flops: with recomputation, whole step.
+    hbm_bytes: per chip, see `flops.hbm_bytes`.
+    compile_seconds: wall clock.
+    host_bytes: peak resident memory of this process.
+  """
+
+  step: str
+  slice: topologies.Slice
+  mesh: dict[str, int]
+  rows: int
+  length: int
+  tiles: int
+  accumulate: int
+  remat: str
+  refusal: str
+  memory: Memory | None
+  largest: list[hlo.Buffer]
+  collectives: list[hlo.Collective]
+  model_flops: float
+  hardware_flops: float
+  hbm_bytes: float
+  compile_seconds: float
+  host_bytes: int
+
+  @property
+  def fits(self) -> bool:
+    """Whether the compiler accepted it."""
+    return not self.refusal
+
+  @property
+  def seconds(self) -> dict[str, float]:
+    """The three walls of the roofline, in seconds per step."""
+    chip = self.slice.chip
+    return {
+      'compute': self.hardware_flops / (self.slice.chips * chip.peak),
+      'HBM': self.hbm_bytes / chip.hbm_rate,
+      'ICI': sum(
+        one.times * one.sent / self.slice.ring_rate(one.group)
+        for one in self.collectives
+        if one.sent
+      ),
+    }
+
+  @property
+  def bound(self) -> str:
+    """The wall that is hit first."""
+    return max(self.seconds, key=self.seconds.__getitem__)
+
+  @property
+  def step_seconds(self) -> float:
+    """Estimated time of a step, if everything else hides behind the bound."""
+    return self.seconds[self.bound]
+
+  @property
+  def mfu(self) -> float:
+    """Model FLOP/s over peak FLOP/s at the estimated step time."""
+    peak = self.slice.chips * self.slice.chip.peak
+    return self.model_flops / (peak * self.step_seconds)
+
+  def traffic(self) -> list[tuple[str, int, int, float]]:
+    """Per kind and group size: (kind, group, executions, bytes sent)."""
+    times, sent = collections.Counter(), collections.Counter()
+    for one in self.collectives:
+      if one.sent:
+        times[one.kind, one.group] += one.times
+        sent[one.kind, one.group] += one.times * one.sent
+    ordered = sorted(sent, key=lambda key: -sent[key])
+    return [(*key, times[key], sent[key]) for key in ordered]
+
+  def text(self) -> str:
+    """Renders the report for a terminal."""
+    mesh = ' '.join(f'{name}={size}' for name, size in self.mesh.items())
+    work = f'{self.rows} x {self.length} tokens, {self.tiles} tiles a row'
+    lines = [
+      f'{self.step} step on {self.slice.name} ({self.slice.chips} chips, '
+      f'{mesh}): {work}, accumulate {self.accumulate}, remat {self.remat}',
+      f'  compiled in {self.compile_seconds:.0f} s with '
+      f'{self.host_bytes / GIB:.1f} GiB of host memory',
+      *self._memory_lines(),
+    ]
+    if self.memory:
+      lines += [
+        f'  FLOPs per step: model {self.model_flops:.3e}, hardware '
+        f'{self.hardware_flops:.3e} (with recomputation)',
+        '  collectives per step and chip:',
+        *(
+          f'    {kind} over {group}: {times} times, {sent / 1e9:.3f} GB sent'
+          for kind, group, times, sent in self.traffic()
+        ),
+        '  roofline: '
+        + ', '.join(f'{k} {1e3 * v:.1f} ms' for k, v in self.seconds.items()),
+        f'  estimated step time: {1e3 * self.step_seconds:.1f} ms, bound by '
+        f'{self.bound}, MFU {100 * self.mfu:.0f} % if all else is hidden '
+        'behind it (an estimate; nothing ran)',
+      ]
+    return '\n'.join(lines)
+
+  def _memory_lines(self) -> list[str]:
+    hbm = self.slice.chip.hbm
+    lines = []
+    if self.memory:
+      m = self.memory
+      lines.append(
+        f'  HBM per chip: arguments {m.arguments / GIB:.2f} + temporaries '
+        f'{m.temporaries / GIB:.2f} + new outputs '
+        f'{(m.outputs - m.aliased) / GIB:.2f} + program {m.code / GIB:.2f} = '
+        f'{m.total / GIB:.2f} of {hbm / GIB:.2f} GiB '
+        f'({100 * m.total / hbm:.0f} %)'
+      )
+    if self.refusal:
+      lines += [
+        f'  DOES NOT FIT: {self.refusal}',
+        '  largest buffers per chip:',
+        *(
+          f'    {b.bytes / GIB:7.3f} GiB  {b.shape}  {b.source}'
+          for b in self.largest
+        ),
+        '  to make it fit: a smaller --config.batch_size, a larger '
+        '--config.accumulate, --config.runtime.remat=block, more fsdp or '
+        'tensor shards, or a larger --topology',
+      ]
+    return lines
+
+
+def compile_train(
+  work: Work,
+  wanted: topologies.Slice,
+  *,
+  limit: int | None = None,
+  options: dict[str, Any] | None = None,
+  log: Callable[[str], None] = print,
+) -> Report:
+  """Compiles the training step: real optimiser, donated state.
+
+  Args:
+    work: the job.
+    wanted: the slice to compile for.
+    limit: bytes of HBM to allow; the chip's by default.
+    options: options of the compiler.
+    log: gets a line of progress now and then.
+
+  Returns:
+    The report; `fits` is False when the compiler refuses for lack of HBM.
+
+  Raises:
+    ValueError: when mesh, batch and parameters do not divide, naming the flag.
+    jax.errors.JaxRuntimeError: for any other refusal of the compiler.
+  """
+  mesh = make_mesh(work.mesh, topologies.abstract_devices(wanted))
+  check_batch_size(mesh, _rows(work), work.accumulate)
+  state = abstract_state(
+    work.model.abstract_params, work.optimizer, mesh, work.rules, ema=work.ema
+  )
+  step = make_step(
+    work.objective,
+    work.optimizer,
+    mesh=mesh,
+    state_shardings=state_shardings(state),
+    accumulate=work.accumulate,
+    ema=work.ema,
+  )
+  arguments = {'state': state, 'batch': _placed(work.batch, mesh)}
+  return _compile(
+    'train', work, wanted, mesh, step, arguments, limit, options, log
+  )
+
+
+def compile_forward(
+  work: Work,
+  wanted: topologies.Slice,
+  *,
+  limit: int | None = None,
+  options: dict[str, Any] | None = None,
+  log: Callable[[str], None] = print,
+) -> Report:
+  """Compiles the evaluation step: parameters and batch to metrics.
+
+  Takes, returns and raises what `compile_train` does.
+  """
+  mesh = make_mesh(work.mesh, topologies.abstract_devices(wanted))
+  check_batch_size(mesh, _rows(work))
+  placed = shardings(mesh, work.model.abstract_params, work.rules)
+  params = jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    work.model.abstract_params,
+    placed,
+  )
+  step = make_eval_step(work.objective, mesh=mesh, param_shardings=placed)
+  arguments = {'params': params, 'batch': _placed(work.batch, mesh)}
+  return _compile(
+    'forward', work, wanted, mesh, step, arguments, limit, options, log
+  )
+
+
+def _rows(work: Work) -> int:
+  return work.batch['tokens'].shape[0]
+
+
+def _placed(batch: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
+  sharding = batch_sharding(mesh)
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    batch,
+  )
+
+
+def _compile(name, work, wanted, mesh, step, arguments, limit, options, log):
+  """Lowers, compiles, and reads the result, whether it fits or not."""
+  options = dict(options or {})
+  if limit is not None:
+    options['xla_tpu_max_hbm_size_mib'] = limit >> 20
+  began = time.monotonic()
+  with _progress(f'lowering the {name} step', log):
+    lowered = step.lower(*arguments.values())
+  label = f'compiling the {name} step for {wanted.name} ({wanted.chips} chips)'
+  compiled, refusal = None, ''
+  try:
+    with _progress(label, log):
+      compiled = lowered.compile(compiler_options=options)
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    refusal = str(error).strip()
+    compiled = _without_limit(lowered, wanted, options, log)
+  program = hlo.Program(compiled.as_text()) if compiled else None
+  return Report(
+    step=name,
+    slice=wanted,
+    mesh=dict(mesh.shape),
+    rows=_rows(work),
+    length=work.batch['tokens'].shape[1],
+    tiles=work.batch['pixels'].shape[1] if 'pixels' in work.batch else 0,
+    accumulate=work.accumulate if name == 'train' else 1,
+    remat=work.model.runtime.remat,
+    refusal=refusal,
+    memory=_memory(compiled) if compiled else None,
+    largest=_largest(arguments, program),
+    collectives=program.collectives() if program else [],
+    compile_seconds=time.monotonic() - began,
+    host_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    **_counts(name, work, mesh),
+  )
+
+
+def _without_limit(lowered, wanted, options, log):
+  """Compiles what does not fit as if it did, to see what it would hold."""
+  options['xla_tpu_max_hbm_size_mib'] = UNBOUNDED * wanted.chip.hbm >> 20
+  try:
+    with _progress('it does not fit; compiling again to name why', log):
+      return lowered.compile(compiler_options=options)
+  except jax.errors.JaxRuntimeError as error:
+    log(f'the second compilation failed as well: {error}')
+    return None
+
+
+def _memory(compiled) -> Memory:
+  stats = compiled.memory_analysis()
+  return Memory(
+    arguments=stats.argument_size_in_bytes,
+    temporaries=stats.temp_size_in_bytes,
+    outputs=stats.output_size_in_bytes,
+    aliased=stats.alias_size_in_bytes,
+    code=stats.generated_code_size_in_bytes,
+  )
+
+
+def _largest(arguments, program, count: int = 6) -> list[hlo.Buffer]:
+  held = []
+  for path, leaf in flatten(arguments):
+    local = leaf.sharding.shard_shape(leaf.shape)
+    size = leaf.dtype.itemsize
+    for n in local:
+      size *= n
+    shape = f'{leaf.dtype.name}{list(local)}'
+    held.append(hlo.Buffer(size, shape, path))
+  held = sorted(held, key=lambda buffer: -buffer.bytes)[:count]
+  made = program.largest(count) if program else []
+  return sorted(held + made, key=lambda buffer: -buffer.bytes)
+
+
+def _counts(name: str, work: Work, mesh: Mesh) -> dict[str, float]:
+  config, batch = work.model.config, work.batch
+  remat = work.model.runtime.remat
+  moved = flops.hbm_bytes(
+    config,
+    batch,
+    batch_ways=batch_shards(mesh),
+    tensor_ways=mesh.shape['tensor'],
+    remat=remat,
+    train=name == 'train',
+    accumulate=work.accumulate if name == 'train' else 1,
+  )
+  if name == 'forward':
+    model = hardware = flops.forward_flops(config, batch)
+  else:
+    model = flops.train_flops(config, batch, frozen=work.frozen)
+    hardware = flops.hardware_flops(
+      config, batch, remat=remat, frozen=work.frozen
+    )
+  return {
+    'model_flops': model,
+    'hardware_flops': hardware,
+    'hbm_bytes': moved,
+  }
+
+
+@contextlib.contextmanager
+def _progress(what: str, log: Callable[[str], None]) -> Iterator[None]:
+  """Says what is going on, every 20 seconds: the compiler itself is silent."""
+  done = threading.Event()
+  began = time.monotonic()
+
+  def tick():
+    while not done.wait(20):
+      log(f'  ... {what}: {time.monotonic() - began:.0f} s')
+
+  log(f'{what} ...')
+  thread = threading.Thread(target=tick, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    done.set()
+    thread.join()

@@ -25,6 +25,7 @@ from PIL import Image
 from data.image import open_image
 from data.records import BadRecord, require
 from data.sources import middlebury
+from data.sources.jsonl import JsonlSource, JsonSource
 from data.worlds import rooms
 from vlm.methods.depthlm import camera, sample
 
@@ -107,23 +108,8 @@ def check_row(row: dict[str, Any], depth_kind: str = '') -> dict[str, Any]:
   }
 
 
-def _read_rows(path: epath.Path) -> list[Any]:
-  if not path.exists():
-    raise FileNotFoundError(
-      f'no depth rows at {path}; set --config.data.path to a .jsonl or .json '
-      'file'
-    )
-  body = path.read_text()
-  if path.suffix == '.jsonl':
-    return [line for line in body.splitlines() if line.strip()]
-  rows = json.loads(body)
-  if not isinstance(rows, list):
-    raise ValueError(f'{path} holds a {type(rows).__name__}, expected a list')
-  return rows
-
-
 class DepthRows:
-  """Rows of one jsonl or JSON-list file, decoded when asked for.
+  """Rows of one .jsonl or JSON-list file, decoded when asked for.
 
   Args:
     path: the file; local or gs://.
@@ -137,7 +123,8 @@ class DepthRows:
     self.path = epath.Path(path)
     self._images = epath.Path(images) if images else self.path.parent
     self._kind = depth_kind
-    self._rows = _read_rows(self.path)
+    reader = JsonlSource if self.path.suffix == '.jsonl' else JsonSource
+    self._rows = reader(self.path)
 
   def __len__(self) -> int:
     return len(self._rows)
@@ -154,15 +141,6 @@ class DepthRows:
       raise e.at(f'{self.path}, row {index}') from e
 
   def _decode(self, row):
-    if isinstance(row, str):
-      try:
-        row = json.loads(row)
-      except json.JSONDecodeError as e:
-        raise BadRecord('malformed json', str(e)) from e
-    if not isinstance(row, dict):
-      raise BadRecord(
-        'wrong type', f'the row is a {type(row).__name__}, expected an object'
-      )
     name = require(row, 'image', str).lstrip('/')
     image = np.asarray(open_image(self._images / name))
     return check_row({**row, 'image': image}, self._kind)

@@ -18,6 +18,25 @@ FAMILIES = {
 }
 
 
+PRESETS = {
+  'llava-onevision-0.5b': lambda: llava_onevision.published('0.5b'),
+  'llava-onevision-7b': lambda: llava_onevision.published('7b'),
+}
+
+
+def preset(name: str) -> Any:
+  """The frozen config of a published checkpoint, by name.
+
+  Raises:
+    ValueError: if the name is unknown, with the known ones.
+  """
+  if name not in PRESETS:
+    raise ValueError(
+      f'--config.model.preset={name!r} is unknown; known: {sorted(PRESETS)}'
+    )
+  return PRESETS[name]()
+
+
 def config_from_hf(config: dict[str, Any]) -> Any:
   """The frozen config of an HF `config.json`.
 

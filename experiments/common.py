@@ -1,0 +1,97 @@
+"""What every experiment file shares: its argument, and the default fields."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def parse_arg(arg: str | None, sizes: tuple[str, ...], **defaults: Any):
+  """Parses the part of `--config=file.py:ARG` after the colon.
+
+  'tiny,arm=marker,seed=2' -> size 'tiny' and the named options; an option
+  takes the type of its default.
+
+  Args:
+    arg: the text, or None for the first size.
+    sizes: allowed sizes, the default first.
+    **defaults: allowed options and their defaults.
+
+  Returns:
+    A ConfigDict with `size` and one field per option.
+
+  Raises:
+    ValueError: for an unknown size or option, with the allowed ones.
+  """
+  options = ConfigDict({'size': sizes[0], **defaults})
+  for part in filter(None, (arg or '').split(',')):
+    name, equals, value = part.partition('=')
+    if not equals:
+      name, value = 'size', part
+    if name not in options or (name == 'size' and value not in sizes):
+      raise ValueError(
+        f'--config=...:{arg}: {part!r} is not known; sizes {list(sizes)}, '
+        f'options {defaults}'
+      )
+    kind = type(options[name])
+    options[name] = value == 'True' if kind is bool else kind(value)
+  return options
+
+
+def base_config() -> ConfigDict:
+  """The fields `launch.train` reads, with their neutral values."""
+  return ConfigDict(
+    {
+      'seed': 0,
+      'workdir': 'runs/unnamed',
+      'task': '',  # module of the experiment's task, see experiments/task.py
+      'steps': 1000,
+      'batch_size': 64,  # of all devices and processes together
+      'accumulate': 1,
+      'loss_chunk': 512,  # positions whose logits exist at one time
+      'log_every': 50,
+      'eval_every': 0,
+      'model': {
+        'preset': '',  # facts of a published checkpoint, vlm.models.registry
+        'init_from': '',  # folder or gs:// path of safetensors to start from
+        'vision': {},  # facts of a small model made here
+        'decoder': {},
+      },
+      'runtime': {
+        'dtype': 'float32',
+        'param_dtype': 'float32',
+        'remat': 'none',
+        'attention': 'auto',
+      },
+      'mesh': {'data': 1, 'fsdp': -1, 'tensor': 1, 'dcn_data': 1},
+      'optimizer': {
+        'lr': 1e-3,
+        'schedule': 'cosine',
+        'warmup': 0,
+        'weight_decay': 0.0,
+        'clip': 1.0,
+        'b1': 0.9,
+        'b2': 0.999,
+        'rules': (),
+        'ema': 0.0,
+      },
+      'checkpoint': {
+        'every': 0,
+        'keep_last': 2,
+        'keep_best': '',
+        'keep_best_mode': 'max',
+        'save_on_preemption': True,
+      },
+      'data': {
+        'path': '',
+        'images': '',  # folder that image paths of the rows are relative to
+        'seq_len': 64,
+        'tiles': 1,
+        'visual_tokens': 0,
+        'points': 1,
+        'workers': 0,
+        'shuffle': True,
+        'on_bad': 'raise',
+        'max_bad_share': 0.01,
+      },
+    }
+  )

@@ -1,0 +1,137 @@
+"""DepthLM: metric depth as plain text (arXiv 2509.25413).
+
+  python -m launch.train --config=experiments/depthlm/depthlm.py:tiny
+  python -m launch.train \
+    --config=experiments/depthlm/depthlm.py:tiny,arm=coordinates
+  python -m launch.compile --config=experiments/depthlm/depthlm.py:full \
+    --topology=v5e:8x8
+
+Sizes: `smoke` (seconds), `tiny` (minutes on two cores, rooms rendered here),
+`full` (LLaVA-OneVision-7B on DepthLM's row format). Arms, `tiny` and `smoke`:
+
+  marker        the method: red arrow, all focal lengths rescaled to one
+  coordinates   the same, with x and y in the question instead of the arrow
+  mixed         arrow, cameras mixed as they come
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.common import base_config, parse_arg
+
+ARMS = ('marker', 'coordinates', 'mixed')
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  """The config of one size and arm; see the module's docstring."""
+  options = parse_arg(arg, ('tiny', 'smoke', 'full'), arm='marker', seed=0)
+  if options.arm not in ARMS:
+    raise ValueError(f'arm={options.arm!r}, expected one of {ARMS}')
+  config = base_config()
+  config.task = 'experiments.depthlm.task'
+  config.seed = options.seed
+  config.workdir = f'runs/depthlm/{options.size}-{options.arm}-{options.seed}'
+  if options.size == 'full':
+    return _full(config)
+  return _rooms(config, options)
+
+
+def _rooms(config: ConfigDict, options: ConfigDict) -> ConfigDict:
+  """A small VLM from scratch on rendered rooms."""
+  smoke = options.size == 'smoke'
+  config.steps = 60 if smoke else 1500
+  config.batch_size = 16 if smoke else 64
+  config.log_every = 20 if smoke else 50
+  config.loss_chunk = 64
+  config.model.vision = {
+    'image_size': 48,
+    'patch': 6,
+    'width': 64,
+    'depth': 2,
+    'heads': 4,
+    'mlp_width': 128,
+  }
+  config.model.decoder = {
+    'width': 64,
+    'depth': 2,
+    'heads': 4,
+    'kv_heads': 2,
+    'head_dim': 16,
+    'mlp_width': 128,
+    'rope_theta': 1e4,
+    'tied_head': False,
+  }
+  config.optimizer.lr = 3e-3
+  config.optimizer.warmup = 10 if smoke else 100
+  config.checkpoint.every = 500
+  config.data.seq_len = 80
+  config.data.visual_tokens = 65  # 8 x 8 patches and the newline
+  config.data.max_bad_share = 0.05
+  config.depth = {
+    'focal': 48.0,  # f_uni of section 2.1, in pixels
+    'focal_mode': 'none' if options.arm == 'mixed' else 'aniso',
+    'size': (48, 48),
+    'mark': options.arm != 'coordinates',
+    'prompt': (
+      'coordinates_number' if options.arm == 'coordinates' else 'marker_number'
+    ),
+    'crop_height': None,
+    'crop_width': None,
+  }
+  config.rooms = {
+    'train_images': 64 if smoke else 8000,
+    'eval_images': 16 if smoke else 512,
+    'labels': 64,  # of a training image; one is drawn each time it is shown
+    'size': 48,
+    'focals': (34.0, 68.0),  # log-uniform, training cameras
+    'unseen_focals': ((26.0, 32.0), (72.0, 90.0)),
+    # A level camera at one height: what makes a floor or wall's distance
+    # readable from one picture, as in the pilot (spec 9.1).
+    'world': {
+      'eye': (1.5, 1.5),
+      'yaw': 0.0,
+      'pitch': (0.0, 0.0),
+      'roll': 0.0,
+      'corridors': 0.0,
+      'room_width': (3.0, 10.0),
+      'room_length': (5.0, 20.0),
+    },
+    'cache': '',
+  }
+  return config
+
+
+def _full(config: ConfigDict) -> ConfigDict:
+  """LLaVA-OneVision-7B, section 5 of the paper's recipe."""
+  config.steps = 18_000  # 23M samples at this batch size
+  config.batch_size = 1280
+  config.accumulate = 20
+  config.log_every = 10
+  config.model.preset = 'llava-onevision-7b'
+  config.model.init_from = 'gs://BUCKET/llava-onevision-qwen2-7b-ov-hf'
+  config.runtime.dtype = 'bfloat16'
+  config.runtime.remat = 'block'
+  config.optimizer.lr = 1e-5
+  config.optimizer.warmup = 1_800
+  config.optimizer.clip = 0.1
+  config.checkpoint.every = 3_000
+  # 1152 x 768 pixels are exactly 3 x 2 tiles: nothing is rescaled after the
+  # focal normalisation, so the common focal length stays exact.
+  config.data.seq_len = 5_376
+  config.data.tiles = 7
+  config.data.visual_tokens = 729 + 54 * (81 + 1)
+  config.data.path = 'gs://BUCKET/depthlm/rows.jsonl'
+  config.data.images = 'gs://BUCKET/depthlm/images'
+  config.data.depth_kind = 'range'  # of rows that do not say
+  config.data.eval_path = 'gs://BUCKET/depthlm/eval.jsonl'
+  config.data.workers = 16
+  config.data.on_bad = 'skip'
+  config.depth = {
+    'focal': 1000.0,
+    'focal_mode': 'aniso',
+    'size': (768, 1152),
+    'mark': True,
+    'prompt': 'marker',
+    'crop_height': (700, 1200),
+    'crop_width': (1000, 1400),
+  }
+  return config

@@ -1,0 +1,39 @@
+"""What an experiment adds to the trainer and the evaluator.
+
+A config names a module in `config.task`; the module has a class `Task`:
+
+  task = Task(config)
+  task.chat()          the tokenizer and chat template
+  task.layout          how images become tokens (vlm.models.plan.Layout)
+  task.train_rows()    (sources, weights): random-access sources of rows
+  task.example(row, rng) -> {'images': [...], 'messages': [...]} or BadRecord
+  task.eval_sets()     {name: sequence of rows}
+  task.queries(rows)   iterator of {'images', 'messages', 'record'}; `messages`
+                       ends with the user's turn, `record` is JSON and keeps
+                       what scoring needs
+  task.skipped         {reason: count} of queries that could not be asked
+  task.score(records)  {metric: (value, low, high) or value}; every record has
+                       'prediction', the text the model wrote
+
+`images` are uint8 arrays [H, W, 3] or lists of frames.
+"""
+
+import importlib
+from typing import Any
+
+
+def load(config: Any) -> Any:
+  """The task that `config.task` names.
+
+  Raises:
+    ValueError: if the module or its class is not there.
+  """
+  try:
+    return importlib.import_module(config.task).Task(config)
+  except ModuleNotFoundError as error:
+    if error.name == config.task:
+      raise ValueError(
+        f'--config.task={config.task!r}: no such module; expected for example '
+        'experiments.depthlm.task'
+      ) from error
+    raise

@@ -1,0 +1,212 @@
+"""Trains what a config describes, on one device or on a pod.
+
+  python -m launch.train --config=experiments/depthlm/depthlm.py:tiny \
+    --config.steps=200 --config.workdir=runs/try
+
+Started again with the same `--config.workdir`, it continues from the last good
+checkpoint. On several processes the same command runs on each of them; see
+launch/tpu.py. SIGTERM saves and exits with code 75.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from absl import app, flags
+from absl import logging as absl_logging
+from etils import epath
+from ml_collections import ConfigDict, config_flags
+
+from launch import distributed, job
+from vlm.models import flops
+from vlm.sharding import mesh as mesh_lib
+from vlm.sharding import report
+from vlm.train import metrics as metrics_lib
+from vlm.train.checkpoint import Checkpoints
+from vlm.train.loop import train as run_loop
+from vlm.train.metrics import Throughput
+from vlm.train.optimizer import make_optimizer
+from vlm.train.profile import StepProfile
+from vlm.train.scalars import ScalarLog
+from vlm.train.sft import sft
+from vlm.train.state import (
+  abstract_state,
+  init_state,
+  state_from_params,
+  state_shardings,
+)
+from vlm.train.step import make_step
+from vlm.train.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[Mapping[str, Any]], None]
+
+
+def config_hash(config: ConfigDict) -> str:
+  """Hash of everything in a config but where it writes."""
+  facts = config.to_dict() | {'workdir': ''}
+  text = json.dumps(facts, sort_keys=True, default=str)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def run(
+  config: ConfigDict,
+  *,
+  report_row: Report = lambda row: None,
+  profile_steps: tuple[int, int] | None = None,
+) -> tuple[job.Job, Any]:
+  """Trains (or continues) the config's run.
+
+  Args:
+    config: see experiments/common.py.
+    report_row: gets every log row.
+    profile_steps: first and last step to trace.
+
+  Returns:
+    The job and its last state.
+  """
+  mesh = mesh_lib.make_mesh(config.mesh)
+  mesh_lib.check_batch_size(mesh, config.batch_size, config.accumulate)
+  made = job.prepare(config)
+  optimizer = make_optimizer(
+    config.optimizer, made.model.abstract_params, config.steps
+  )
+  workdir = epath.Path(config.workdir)
+  batches = job.training_batches(made, jax.process_index(), jax.process_count())
+  with contextlib.ExitStack() as stack:
+    stack.callback(batches.close)
+    checkpoints = stack.enter_context(
+      contextlib.closing(_checkpoints(config, workdir))
+    )
+    state, progress = _first_state(made, optimizer, mesh, checkpoints, batches)
+    if not progress:
+      _start(workdir, made, mesh)
+    step_fn = make_step(
+      sft(made.model, loss_chunk=config.loss_chunk),
+      optimizer,
+      mesh=mesh,
+      state_shardings=state_shardings(state),
+      accumulate=config.accumulate,
+      seed=config.seed,
+      ema=config.optimizer.ema,
+    )
+    scalars = ScalarLog(workdir, step=int(state['step']))
+    stack.callback(scalars.close)
+    state = run_loop(
+      state,
+      step_fn,
+      batches,
+      steps=config.steps,
+      mesh=mesh,
+      log_every=config.log_every,
+      report=report_row,
+      scalars=scalars,
+      throughput=_throughput(made, mesh),
+      checkpoints=checkpoints,
+      checkpoint_every=config.checkpoint.every,
+      save_on_preemption=config.checkpoint.save_on_preemption,
+      progress=progress,
+      watchdog=Watchdog(),
+      profile=profile_steps and StepProfile(profile_steps, str(workdir)),
+    )
+    if counts := batches.stats():
+      log.info('rows: %s', counts)
+  return made, state
+
+
+def _checkpoints(config: ConfigDict, workdir: epath.Path) -> Checkpoints:
+  return Checkpoints(
+    workdir / 'checkpoints',
+    keep_last=config.checkpoint.keep_last,
+    keep_best=config.checkpoint.keep_best,
+    best_mode=config.checkpoint.keep_best_mode,
+    workers=config.data.workers,
+    config_hash=config_hash(config),
+  )
+
+
+def _first_state(made, optimizer, mesh, checkpoints, batches):
+  """The last good checkpoint, else `init_from`, else a fresh draw."""
+  config = made.config
+  ema = config.optimizer.ema
+  abstract = abstract_state(
+    made.model.abstract_params, optimizer, mesh, ema=ema
+  )
+  if (latest := checkpoints.latest()) is not None:
+    state, facts = checkpoints.restore(abstract, step=latest, data=batches)
+    log.info('continuing from step %d', facts.step)
+    return state, facts.progress
+  shardings = state_shardings(abstract)['params']
+  params = job.initial_params(made, shardings)
+  if params is not None:
+    return state_from_params(params, optimizer, mesh, ema=ema), {}
+  key = jax.random.key(config.seed)
+  state = init_state(made.model.init, optimizer, mesh, key=key, ema=ema)
+  return state, {}
+
+
+def _start(workdir: epath.Path, made: job.Job, mesh) -> None:
+  """Writes what the run is, and says how it is laid out on the mesh."""
+  abstract = made.model.abstract_params
+  log.info(
+    '%s',
+    report.report(
+      abstract,
+      rules.shardings(mesh, abstract),
+      notes=rules.relaxations(mesh, abstract),
+    ).text(),
+  )
+  if jax.process_index() == 0:
+    workdir.mkdir(parents=True, exist_ok=True)
+    settings = made.config.to_json_best_effort(indent=1)
+    (workdir / 'config.json').write_text(settings)
+    (workdir / 'tokenizer.json').write_text(made.chat.tokenizer_json)
+
+
+def _throughput(made: job.Job, mesh) -> Throughput:
+  config, spec = made.config, made.spec
+  side = spec.image_size
+  shapes = {
+    'tokens': jax.ShapeDtypeStruct((config.batch_size, spec.seq_len), 'int32'),
+    'pixels': jax.ShapeDtypeStruct(
+      (config.batch_size, spec.tiles, side, side, 3), 'uint8'
+    ),
+  }
+  peak = metrics_lib.peak_flops(list(mesh.devices.flat))
+  return Throughput(
+    tokens=config.batch_size * spec.seq_len,
+    flops=flops.train_flops(made.model.config, shapes),
+    peak=peak,
+  )
+
+
+def define_flags() -> None:
+  """Defines the flags; not at import, where launchers would share names."""
+  config_flags.DEFINE_config_file('config', lock_config=True)
+  flags.DEFINE_list(
+    'profile_steps', None, 'First and last step to trace, e.g. 10,13.'
+  )
+
+
+def main(argv: list[str]) -> None:
+  """Joins the job, trains, logs."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments {argv[1:]}')
+  absl_logging.set_verbosity(absl_logging.INFO)
+  distributed.initialize_from_flags()
+  steps = flags.FLAGS.profile_steps
+  run(
+    flags.FLAGS.config,
+    report_row=lambda row: log.info('%s', metrics_lib.format_row(row)),
+    profile_steps=steps and (int(steps[0]), int(steps[1])),
+  )
+
+
+if __name__ == '__main__':
+  define_flags()
+  app.run(main)

@@ -65,20 +65,43 @@ class LlavaOnevisionConfig:
     """Reads HF's `config.json` (model_type llava_onevision).
 
     Raises:
-      ValueError: for a tower, layer or strategy that is not supported.
+      ValueError: for a choice that is not supported, by its key.
     """
-    vision = config['vision_config']
-    layer = config.get('vision_feature_layer', -1)
-    strategy = config.get('vision_feature_select_strategy', 'full')
-    if layer != -1 or strategy != 'full':
-      raise ValueError(
-        f'config.json: vision_feature_layer={layer}, select strategy '
-        f'{strategy!r}; supported: -1 with "full"'
-      )
+    vision, text = config['vision_config'], config['text_config']
     aspect = config.get('vision_aspect_ratio', 'anyres_max_9')
+    # A config tied at either level is tied: transformers reads both.
+    tied = config.get('tie_word_embeddings') or text.get('tie_word_embeddings')
+    for key, found, supported in (
+      (
+        'vision_config.model_type',
+        vision.get('model_type'),
+        'siglip_vision_model',
+      ),
+      ('vision_feature_layer', config.get('vision_feature_layer', -1), -1),
+      (
+        'vision_feature_select_strategy',
+        config.get('vision_feature_select_strategy', 'full'),
+        'full',
+      ),
+      (
+        'projector_hidden_act',
+        config.get('projector_hidden_act', 'gelu'),
+        'gelu',
+      ),
+      (
+        'multimodal_projector_bias',
+        config.get('multimodal_projector_bias', True),
+        True,
+      ),
+      ('vision_aspect_ratio', aspect.rstrip('0123456789'), 'anyres_max_'),
+    ):
+      if found != supported:
+        raise ValueError(
+          f'config.json: {key} is {found!r}, supported: {supported!r}'
+        )
     return cls(
       vision=SiglipVisionConfig.from_hf(vision),
-      decoder=Qwen2Config.from_hf(config['text_config']),
+      decoder=Qwen2Config.from_hf(text | {'tie_word_embeddings': tied}),
       image_token=config.get('image_token_id', config.get('image_token_index')),
       video_token=config.get('video_token_id', config.get('video_token_index')),
       grid_pinpoints=tuple(
@@ -86,6 +109,34 @@ class LlavaOnevisionConfig:
       ),
       max_tiles=int(aspect.removeprefix('anyres_max_')),
     )
+
+
+# (height, width) canvases of the published checkpoints: 1 to 6 tiles a side.
+CANVASES = tuple(
+  (384 * rows, 384 * columns) for rows in range(1, 7) for columns in range(1, 7)
+)
+
+
+def published(size: str) -> LlavaOnevisionConfig:
+  """Facts of llava-hf/llava-onevision-qwen2-{0.5b,7b}-ov-hf.
+
+  With them a job can be compiled and sized before anything is downloaded;
+  loading checks them against the checkpoint's own config.json.
+  """
+  decoder = {
+    '0.5b': Qwen2Config(vocab_size=152000),
+    '7b': Qwen2Config(
+      vocab_size=152128,
+      width=3584,
+      depth=28,
+      heads=28,
+      kv_heads=4,
+      head_dim=128,
+      mlp_width=18944,
+      tied_head=False,
+    ),
+  }[size]
+  return LlavaOnevisionConfig(decoder=decoder, grid_pinpoints=CANVASES)
 
 
 class Projector(nnx.Module):

@@ -49,7 +49,8 @@ class Layout:
   Attributes:
     tile: side of the square tile the tower sees, in pixels.
     side: patches along one side of a tile.
-    resolutions: (height, width) canvases in pixels an image may be fitted to.
+    resolutions: (height, width) canvases in pixels an image may be fitted to;
+      without any, every image is its base view.
     max_tiles: tokens of the high-resolution view are shrunk to about
       `max_tiles * side**2` (the 9 of `anyres_max_9`).
     newline: where a video gets the newline vector: once at its end
@@ -133,20 +134,22 @@ def count_tiles(layout: Layout, visuals: Sequence[Visual]) -> int:
   for visual in visuals:
     if isinstance(visual, Clip):
       total += visual.frames
-    elif has_single_view(visuals):
+    elif has_single_view(layout, visuals):
       total += 1
     else:
       total += 1 + math.prod(tile_grid(layout, visual))
   return total
 
 
-def has_single_view(visuals: Sequence[Visual]) -> bool:
+def has_single_view(layout: Layout, visuals: Sequence[Visual]) -> bool:
   """Whether the images of a row get the base view only.
 
   A row with several images gives each of them one padded square tile; only
-  the image that is alone in its row is cut into tiles.
+  the image that is alone in its row is cut into tiles, if the layout has any
+  canvas for it.
   """
-  return sum(isinstance(v, Still) for v in visuals) > 1
+  several = sum(isinstance(v, Still) for v in visuals) > 1
+  return several or not layout.resolutions
 
 
 def plan_row(layout: Layout, visuals: Sequence[Visual]) -> RowPlan:
@@ -175,7 +178,7 @@ def plan_row(layout: Layout, visuals: Sequence[Visual]) -> RowPlan:
   Raises:
     ValueError: an image too thin for every canvas, or a video of no frame.
   """
-  single = has_single_view(visuals)
+  single = has_single_view(layout, visuals)
   index, weight, grid, spans = [], [], [], []
   tiles = views = 0
   for visual in visuals:

@@ -19,6 +19,15 @@ from vlm.models.partition import constrain
 
 Cache = dict[str, jax.Array]
 
+# What a key that is missing from `config.json` means: nested configurations
+# written by transformers 4 leave out every default of their class.
+_SHARED = dict(hidden_size=4096, num_hidden_layers=32, num_attention_heads=32)
+HF_DEFAULTS = {
+  'qwen2': _SHARED
+  | dict(vocab_size=151936, intermediate_size=22016, num_key_value_heads=32),
+  'llama': _SHARED | dict(vocab_size=32000, intermediate_size=11008),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Qwen2Config:
@@ -44,17 +53,26 @@ class Qwen2Config:
     Raises:
       ValueError: for features this decoder does not have, by name.
     """
-    kind = config['model_type']
+    kind = config.get('model_type')
+    if kind not in HF_DEFAULTS:
+      raise ValueError(
+        f'config.json: model_type {kind!r} of the decoder is not supported; '
+        f'known: {sorted(HF_DEFAULTS)}'
+      )
+    config = HF_DEFAULTS[kind] | config
     rope = config.get('rope_parameters') or config.get('rope_scaling') or {}
     scaling = rope.get('rope_type', rope.get('type', 'default'))
     if scaling != 'default':
       raise ValueError(
         f'config.json: rope type {scaling!r} is not supported by qwen2.py'
       )
-    if config.get('use_sliding_window'):
-      raise ValueError('config.json: use_sliding_window is not supported')
+    for switch in ('use_sliding_window', 'attention_bias', 'mlp_bias'):
+      if config.get(switch):
+        raise ValueError(f'config.json: {switch} is not supported')
     if config.get('hidden_act', 'silu') != 'silu':
-      raise ValueError(f'config.json: hidden_act {config["hidden_act"]!r}')
+      raise ValueError(
+        f'config.json: hidden_act {config["hidden_act"]!r}, supported: silu'
+      )
     heads = config['num_attention_heads']
     theta = rope.get('rope_theta', config.get('rope_theta', 10000.0))
     return cls(
@@ -67,7 +85,7 @@ class Qwen2Config:
       mlp_width=config['intermediate_size'],
       rope_theta=float(theta),
       norm_eps=config.get('rms_norm_eps', 1e-6),
-      qkv_bias=kind == 'qwen2' or bool(config.get('attention_bias')),
+      qkv_bias=kind == 'qwen2',
       tied_head=bool(config.get('tie_word_embeddings', False)),
       model_type=kind,
     )

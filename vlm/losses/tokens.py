@@ -47,7 +47,7 @@ def token_scores(
     targets: token ids in [0, V).
     chunk: memory bound: never more logits at once than those of `chunk`
       positions per row, B * chunk * V; need not divide T.
-    temperature: divides the logits.
+    temperature: divides the logits, a Python number.
 
   Returns:
     TokenScores; log-probabilities and entropies are differentiable in hidden
@@ -125,6 +125,8 @@ def cross_entropy(
 
 def _block_count(length: int, chunk: int, vocab: int) -> int:
   """Blocks of the vocabulary that bound memory; a divisor of V if near."""
+  if chunk < 1:
+    raise ValueError(f'loss chunk {chunk}, expected a positive number')
   wanted = min(vocab, -(-length // chunk))
   near = (n for n in range(wanted, 2 * wanted) if vocab % n == 0)
   return next(near, wanted)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launch import pod_script, topologies
-from vlm.train import preemption
+from vlm.train import metrics, preemption
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = (
@@ -113,6 +113,12 @@ def test_ring_rate_counts_the_links_of_a_corner_chip():
   assert rate('v5e:16x16', 16) == 2 * 50e9  # a torus
   assert rate('v5p:2x4x4', 32) == 3 * 100e9
   assert rate('v5p:4x4x4', 64) == 6 * 100e9
+
+
+def test_peaks_are_those_of_the_training_log():
+  for kind, peak in metrics.PEAK_FLOPS.items():
+    chip = topologies.of_device(kind)
+    assert chip is None or chip.peak == peak, kind
 
 
 @pytest.mark.parametrize(

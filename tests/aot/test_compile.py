@@ -1,0 +1,137 @@
+"""The command: its exit code, and the table it writes."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch import aot, compile, hlo, topologies
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def report(**changes) -> aot.Report:
+  """A made-up report whose walls are easy to compute by hand."""
+  chips, peak, rate = 64, 197e12, 819e9
+  return aot.Report(
+    **{
+      'step': 'train',
+      'slice': topologies.parse('v5e:8x8'),
+      'mesh': {'data': 1, 'fsdp': 32, 'tensor': 2},
+      'rows': 1280,
+      'length': 5376,
+      'tiles': 7,
+      'accumulate': 20,
+      'remat': 'block',
+      'refusal': '',
+      'memory': aot.Memory(4 << 30, 6 << 30, 5 << 30, 4 << 30, 1 << 29),
+      'largest': [hlo.Buffer(1 << 30, 'bf16[1024]', 'params/big')],
+      'collectives': [
+        # 30 GB at 100 GB/s over both axes of the mesh, and 10 at 50.
+        hlo.Collective('all-gather', 10, 64, 3e9, 'a'),
+        hlo.Collective('all-reduce', 5, 8, 2e9, 'b'),
+      ],
+      'model_flops': 1.5 * chips * peak,
+      'hardware_flops': 2.0 * chips * peak,
+      'hbm_bytes': 0.25 * rate,
+      'compile_seconds': 100.0,
+      'host_bytes': 1 << 30,
+      **changes,
+    }
+  )
+
+
+def test_roofline_by_hand():
+  one = report()
+  assert one.seconds == pytest.approx(
+    {'compute': 2.0, 'HBM': 0.25, 'ICI': 0.3 + 0.2}
+  )
+  assert one.bound == 'compute' and one.mfu == pytest.approx(0.75)
+  assert one.memory.total == (4 + 6 + 5 - 4 << 30) + (1 << 29)
+  text = one.text()
+  assert '= 11.50 of 15.75 GiB (73 %)' in text
+  assert 'all-gather over 64: 10 times, 30.000 GB sent' in text
+  slow = hlo.Collective('all-to-all', 1, 64, 1e12, 'c')
+  assert report(collectives=[slow]).bound == 'ICI'
+
+
+def test_refusal_in_words():
+  text = report(refusal='RESOURCE_EXHAUSTED: 17 of 15.75').text()
+  assert 'DOES NOT FIT: RESOURCE_EXHAUSTED: 17 of 15.75' in text
+  assert '1.000 GiB  bf16[1024]  params/big' in text
+  assert '--config.batch_size' in text
+
+
+def test_table_goes_between_the_markers(tmp_path):
+  path = tmp_path / 'README.md'
+  path.write_text(f'before\n{compile.BEGIN}\nold\n{compile.END}\nafter\n')
+  refused = dataclasses.replace(report(), refusal='no')
+  compile.write_table(compile.table([report(), refused]), path)
+  text = path.read_text()
+  assert text.startswith('before\n') and text.endswith('\nafter\n')
+  assert 'old' not in text
+  assert (
+    '| v5e:8x8 | 64 | train | 1,280 x 5,376 | 2 | 11.5 of 15.75 | 1.89e+16 '
+    '| 40 | 2.00 s (compute) | 75 % | 100 s |' in text
+  )
+  assert '| does not fit: 11.5 of 15.75 |' in text
+  path.write_text('no markers')
+  with pytest.raises(ValueError, match='aot:begin'):
+    compile.write_table('x', path)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--topology=v5e:3x3'], 'v5e:2x2'),
+    ([], '--topology is missing'),
+  ],
+)
+def test_bad_flags(arguments, message):
+  done = command('smoke', *arguments)
+  assert done.returncode == 1 and message in done.stderr
+
+
+def command(size, *arguments):
+  return subprocess.run(
+    [
+      *(sys.executable, '-m', 'launch.compile'),
+      f'--config=experiments/depthlm/depthlm.py:{size}',
+      *arguments,
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+
+
+@pytest.mark.aot
+def test_command_exits_with_0_when_it_fits():
+  done = command('smoke', '--topology=v5e:2x2', '--steps=forward')
+  assert done.returncode == 0, done.stderr
+  assert 'forward step on v5e:2x2' in done.stdout
+  assert 'estimated step time' in done.stdout
+
+
+@pytest.mark.aot
+def test_command_exits_with_1_and_names_buffers_when_it_does_not():
+  done = command(
+    'smoke',
+    '--topology=v5e:2x2',
+    '--steps=forward',
+    '--config.batch_size=4194304',
+  )
+  assert done.returncode == 1, done.stdout + done.stderr
+  assert 'DOES NOT FIT: RESOURCE_EXHAUSTED' in done.stdout
+  assert 'batch/pixels' in done.stdout
+
+
+@pytest.mark.aot_full
+@pytest.mark.parametrize('name', [name for name, _ in compile.TABLE])
+def test_full_size_fits(name):
+  changes = dict(compile.TABLE)[name]
+  flags = [f'--config.{field}={value}' for field, value in changes.items()]
+  done = command('full', f'--topology={name}', *flags)
+  assert done.returncode == 0, done.stdout + done.stderr

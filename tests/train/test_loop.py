@@ -123,7 +123,8 @@ def test_the_host_stays_ahead_of_the_device(mesh):
       yield {'x': np.float32([[1.0, 0.0]])}
 
   run = loop._Run(
-    progress={},
+    0,
+    {},
     batches=batches(),
     steps=20,
     log_every=1000,

@@ -51,6 +51,8 @@ def to_global(batch: Mapping, mesh: Mesh) -> dict[str, Any]:
     The same tree of global `jax.Array`s, sharded over ('data', 'fsdp').
   """
   sharding = batch_sharding(mesh)
+  if jax.process_count() == 1:  # one call for all arrays takes half the time
+    return jax.device_put(device_part(batch), sharding)
   return jax.tree.map(
     lambda array: jax.make_array_from_process_local_data(
       sharding, np.asarray(array)

@@ -92,7 +92,10 @@ def train(
     DataExhausted: the data ended early; the state so far is saved.
     Preempted: exit code 75, after saving.
   """
+  step = int(state['step'])
   run = _Run(
+    step,
+    progress or {},
     batches=batches,
     steps=steps,
     log_every=log_every,
@@ -101,10 +104,8 @@ def train(
     throughput=throughput,
     evaluate=evaluate,
     checkpoints=checkpoints,
-    progress=progress or {},
     watchdog=watchdog,
   )
-  step = int(state['step'])
   profile = profile or StepProfile(None, '')
   with PreemptionNotice() as notice, watchdog or contextlib.nullcontext():
     while step < steps:
@@ -132,9 +133,9 @@ def train(
 class _Run:
   """What the loop remembers between steps."""
 
-  def __init__(self, *, progress: Mapping[str, Any], **options: Any):
+  def __init__(self, step: int, progress: Mapping, **options: Any):
     self._o = types.SimpleNamespace(**options)
-    self._window = metrics_lib.window_from_json(progress.get('window'))
+    self._window = metrics_lib.window_from_json(progress.get('window'), step)
     self._scores = dict(progress.get('scores', {}))
     self._in_flight = collections.deque()  # (step, its metrics)
     self._closed = collections.deque()  # (step, window, data wait)
@@ -158,11 +159,10 @@ class _Run:
 
   def account(self, step: int, metrics: Mapping) -> None:
     """Adds a step to the window; waits for the step AHEAD steps before."""
-    number = np.int32(step)
     if self._window is None:
-      self._window = metrics_lib.start_window(metrics, number)
+      self._window = metrics_lib.start_window(metrics, np.int32(step))
     else:
-      self._window = metrics_lib.add_to_window(self._window, metrics, number)
+      self._window = metrics_lib.add_to_window(self._window, metrics)
     if step % self._o.log_every == 0 or step == self._o.steps:
       jax.tree.map(lambda x: x.copy_to_host_async(), self._window)
       self._closed.append((step, self._window, self._waited))

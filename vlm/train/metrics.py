@@ -6,6 +6,7 @@ its mean.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,18 +41,20 @@ def peak_flops(devices: list[Any] | None = None) -> float | None:
 @jax.jit
 def start_window(metrics: Pairs, step: jax.Array) -> dict:
   """A window that holds the metrics of one step (`step` counts from 1)."""
-  return {'sums': dict(metrics), 'bad': _bad(metrics, step)}
+  return {'sums': dict(metrics), 'bad': _bad(metrics, step), 'step': step}
 
 
-@jax.jit
-def add_to_window(window: dict, metrics: Pairs, step: jax.Array) -> dict:
-  """Adds a step's pairs, and remembers the first step that was not finite."""
+@functools.partial(jax.jit, donate_argnums=0)
+def add_to_window(window: dict, metrics: Pairs) -> dict:
+  """Adds the next step's pairs; remembers the first step not finite."""
+  step = window['step'] + 1
   bad = jax.tree.map(
     lambda old, new: jnp.where(old > 0, old, new),
     window['bad'],
     _bad(metrics, step),
   )
-  return {'sums': jax.tree.map(jnp.add, window['sums'], metrics), 'bad': bad}
+  sums = jax.tree.map(jnp.add, window['sums'], metrics)
+  return {'sums': sums, 'bad': bad, 'step': step}
 
 
 def _bad(metrics: Pairs, step: jax.Array) -> dict[str, jax.Array]:
@@ -72,7 +75,7 @@ def window_to_json(window: dict | None) -> dict | None:
   }
 
 
-def window_from_json(sums: dict | None) -> dict | None:
+def window_from_json(sums: dict | None, step: int) -> dict | None:
   """The inverse of window_to_json; only finite windows are ever saved."""
   if sums is None:
     return None
@@ -81,7 +84,7 @@ def window_from_json(sums: dict | None) -> dict | None:
     for name, (num, den) in sums.items()
   }
   bad = {name: np.int32(0) for name in WATCHED if name in pairs}
-  return {'sums': pairs, 'bad': bad}
+  return {'sums': pairs, 'bad': bad, 'step': np.int32(step)}
 
 
 def means(window: dict) -> dict[str, float | None]:

@@ -169,6 +169,7 @@ def test_every_truncation_is_a_bad_record(format):
     assert info.value.reason == 'corrupt image'
 
 
+@pytest.mark.filterwarnings('ignore::UserWarning')
 def test_flipped_bytes_give_an_image_or_a_bad_record():
   rng = np.random.default_rng(3)
   outcomes = set()

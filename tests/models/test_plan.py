@@ -176,6 +176,14 @@ def test_image_and_video_keep_the_order_of_the_prompt():
   np.testing.assert_allclose(packed['weight'][0].sum(-1), 1, atol=1e-6)
 
 
+def test_without_canvases_an_image_is_its_base_view():
+  layout = plan.Layout(tile=70, side=SIDE, resolutions=())
+  row = plan.plan_row(layout, [plan.Still(300, 40)])
+  assert row.tiles == plan.count_tiles(layout, [plan.Still(300, 40)]) == 1
+  assert row.spans == (SIDE**2 + 1,)
+  assert row.index[-1].tolist() == [plan.NEWLINE]
+
+
 def test_text_only_row_is_empty():
   row = plan.plan_row(LAYOUT, [])
   packed = plan.pack_plans([row], LAYOUT, tiles=0, tokens=4, taps=4)

@@ -5,7 +5,9 @@ number of visual tokens, the chat gives placeholders, and both must agree.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,8 +44,8 @@ class Encoder:
       BadRecord: empty answer, placeholder mismatch, or too long.
     """
     visual, spans = self._visual(example['images'])
-    text = self.chat.encode(example['messages'], spans)
-    return self._padded(text | visual)
+    text = self._encode(json.dumps(example['messages']), spans)
+    return pack.pad_sample(text | visual, self.spec)
 
   def prompts(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A batch of prompts for `rollout.greedy.generate`, padded on the left.
@@ -59,7 +61,7 @@ class Encoder:
       visual, spans = self._visual(example['images'])
       tokens = self.chat.encode_prompt(example['messages'], spans)
       text = {'tokens': tokens, 'loss_mask': np.zeros(len(tokens), np.float32)}
-      rows.append(self._padded(text | visual))
+      rows.append(pack.pad_sample(text | visual, self.spec))
     batch = {'plan': {}}
     for key in ('tokens', 'segment_ids'):
       batch[key] = np.stack([_to_left(r[key], r['segment_ids']) for r in rows])
@@ -76,20 +78,30 @@ class Encoder:
     row = images.prepare_row(
       [_picture(picture) for picture in pictures], self.layout
     )
-    laid = plan.plan_row(self.layout, row.visuals)
-    return {
-      'pixels': row.tiles,
-      'plan': {
-        'index': laid.index,
-        'weight': laid.weight,
-        'valid': np.ones(len(laid.index), bool),
-        'grid': laid.grid,
-      },
-    }, laid.spans
+    fields, spans = self._laid(row.visuals)
+    return {'pixels': row.tiles, 'plan': fields}, spans
 
-  def _padded(self, sample: pack.Sample) -> pack.Sample:
-    pack.check_sample(sample, self.spec)
-    return pack.pad_sample(sample, self.spec)
+  # Small models see the same few texts and picture sizes again and again;
+  # rendering a template costs more than everything else about such a sample.
+  @functools.cached_property
+  def _encode(self) -> Callable:
+    encode = lambda text, spans: self.chat.encode(json.loads(text), spans)
+    return functools.lru_cache(8192)(encode)
+
+  @functools.cached_property
+  def _laid(self) -> Callable:
+    def lay(visuals):
+      laid = plan.plan_row(self.layout, visuals)
+      return pack.plan_fields(laid), laid.spans
+
+    return functools.lru_cache(256)(lay)
+
+  def __getstate__(self) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(self)]
+    return {name: getattr(self, name) for name in names}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__dict__.update(state)
 
 
 def _picture(picture: Any) -> Any:

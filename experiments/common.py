@@ -81,6 +81,7 @@ def base_config() -> ConfigDict:
         'keep_best_mode': 'max',
         'save_on_preemption': True,
       },
+      'eval': {'batch_size': 64, 'max_new_tokens': 64},
       'data': {
         'path': '',
         'images': '',  # folder that image paths of the rows are relative to

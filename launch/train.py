@@ -17,14 +17,13 @@ from typing import Any
 
 import jax
 from absl import app, flags
-from absl import logging as absl_logging
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
-from launch import distributed, job
+from launch import console, distributed, job
 from vlm.models import flops
 from vlm.sharding import mesh as mesh_lib
-from vlm.sharding import report
+from vlm.sharding import report, rules
 from vlm.train import metrics as metrics_lib
 from vlm.train.checkpoint import Checkpoints
 from vlm.train.loop import train as run_loop
@@ -197,7 +196,7 @@ def main(argv: list[str]) -> None:
   """Joins the job, trains, logs."""
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
-  absl_logging.set_verbosity(absl_logging.INFO)
+  console.set_up_logging()
   distributed.initialize_from_flags()
   steps = flags.FLAGS.profile_steps
   run(

@@ -63,6 +63,8 @@ def _rooms(config: ConfigDict, options: ConfigDict) -> ConfigDict:
   config.optimizer.lr = 3e-3
   config.optimizer.warmup = 10 if smoke else 100
   config.checkpoint.every = 500
+  config.eval.batch_size = 16 if smoke else 128
+  config.eval.max_new_tokens = 8
   config.data.seq_len = 80
   config.data.visual_tokens = 65  # 8 x 8 patches and the newline
   config.data.max_bad_share = 0.05

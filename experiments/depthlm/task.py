@@ -21,10 +21,11 @@ TRAIN_SEED, EVAL_SEED = 0, 1_000_003  # other seed, other rooms
 PHOTO_LABELS = 400
 WORDS = ('how far?', ' ', *'0123456789.')
 TEMPLATE = (
-  "{% for m in messages %}{% if m.role == 'user' %}{% for part in m.content %}"
-  "{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}<sep>"
-  '{% else %}{% generation %}{{ m.content }}<end>{% endgeneration %}{% endif %}'
-  '{% endfor %}'
+  '{% for m in messages %}'
+  "{% if m.role == 'assistant' %}{% generation %}{{ m.content[0].text }}<end>"
+  '{% endgeneration %}{% else %}{% for part in m.content %}'
+  "{{ '<image>' if part.type == 'image' else part.text }}"
+  '{% endfor %}<sep>{% endif %}{% endfor %}'
 )
 
 
@@ -47,7 +48,7 @@ class Task:
     if self._config.model.preset:
       return load_chat(self._config.model.init_from)
     tokenizer = char_tokenizer(
-      WORDS, ('<pad>', '<end>', '<sep>', '<image>', '<video>', '<unk>')
+      WORDS, ('<pad>', '<end>', '<sep>', '<image>', '<video>')
     )
     return Chat(
       tokenizer.to_str(),

@@ -12,6 +12,8 @@ from jax.sharding import AxisType, PartitionSpec
 
 LOGICAL = {
   'batch': ('data', 'fsdp'),
+  'rows': ('data',),
+  'width': ('fsdp',),
   'heads': ('tensor',),
   'ffn': ('tensor',),
   'vocab': ('tensor',),

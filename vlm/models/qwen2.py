@@ -264,6 +264,9 @@ class LanguageModel:
     """Token embeddings."""
     del visual  # Text only: nothing to place.
     x = self._decoder(params).embed(tokens)
+    # The table lies over fsdp by width: let the lookup come out that way, or
+    # the compiler gathers whole rows and all-reduces the table's gradient.
+    x = constrain(x, 'rows', None, 'width')
     return constrain(x, 'batch', None, None)
 
   def decode(

@@ -1,0 +1,215 @@
+"""Evaluates a checkpoint of ours or a published one on a task's sets.
+
+  python -m launch.evaluate --config=experiments/depthlm/depthlm.py:tiny \
+    --checkpoint=runs/depthlm/tiny-marker-0 --output=runs/scores
+
+`--checkpoint` is a workdir of launch.train (its last good checkpoint is read)
+or a folder of safetensors. Writes, per set, `SET.jsonl` with one prediction a
+line, and one `scores.json` with every setting that produced the scores.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+from etils import epath
+from jax.experimental import multihost_utils
+from ml_collections import config_flags
+
+from launch import console, distributed, job
+from vlm.convert.reader import load_params
+from vlm.rollout import greedy
+from vlm.sharding import mesh as mesh_lib
+from vlm.sharding import rules
+from vlm.sharding.batch import to_global
+from vlm.train.checkpoint import Checkpoints
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, int], None]
+
+
+def load_checkpoint(made: job.Job, path: str, mesh) -> tuple[Any, str]:
+  """Parameters of a workdir's last good checkpoint or of a folder of weights.
+
+  Averaged parameters are preferred where the run kept them.
+
+  Returns:
+    The parameters, and a description of where they come from.
+
+  Raises:
+    ValueError: if the path is neither.
+  """
+  folder = epath.Path(path)
+  abstract = made.model.abstract_params
+  shardings = rules.shardings(mesh, abstract)
+  if not (folder / 'checkpoints').exists():
+    if not list(folder.glob('*.safetensors')):
+      raise ValueError(
+        f'--checkpoint={path}: neither a workdir (no checkpoints/ in it) nor '
+        'a folder of safetensors'
+      )
+    dtype = made.config.runtime.param_dtype
+    return load_params(folder, made.model, shardings, dtype=dtype), str(folder)
+  checkpoints = Checkpoints(folder / 'checkpoints')
+  latest = checkpoints.latest()
+  if latest is None:
+    raise ValueError(f'--checkpoint={path}: it holds no checkpoint yet')
+  name = 'ema' if made.config.optimizer.ema else 'params'
+  placed = jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    abstract,
+    shardings,
+  )
+  state, _ = checkpoints.restore({name: placed}, step=latest, partial=True)
+  checkpoints.close()
+  return state[name], str(checkpoints.path(latest))
+
+
+def evaluate(
+  made: job.Job,
+  params: Any,
+  mesh,
+  *,
+  progress: Progress = lambda name, done: None,
+) -> dict[str, dict[str, Any]]:
+  """Asks every question of every set, and scores the answers.
+
+  Args:
+    made: the job.
+    params: parameters on `mesh`.
+    mesh: the mesh.
+    progress: called with the set's name and the answers so far.
+
+  Returns:
+    {set: {'records': [...], 'scores': {...}, 'skipped': {...}}}.
+  """
+  results = {}
+  for name, rows in made.task.eval_sets().items():
+    made.task.skipped.clear()
+    records = []
+    for record in _answers(made, params, mesh, made.task.queries(rows)):
+      records.append(record)
+      progress(name, len(records))
+    if not records:
+      raise ValueError(
+        f'{name}: no question could be asked; skipped {made.task.skipped}'
+      )
+    results[name] = {
+      'records': records,
+      'scores': made.task.score(records),
+      'skipped': dict(made.task.skipped),
+    }
+  return results
+
+
+def _answers(made, params, mesh, queries) -> Iterator[dict[str, Any]]:
+  settings = made.config.eval
+  eos = made.chat.tokenizer.token_to_id(made.chat.variables['eos_token'])
+  for chunk in _chunks(queries, settings.batch_size):
+    # One static shape: a short last batch repeats its last prompt.
+    filled = chunk + [chunk[-1]] * (settings.batch_size - len(chunk))
+    share = slice(jax.process_index(), None, jax.process_count())
+    batch = to_global(made.encoder.prompts(filled[share]), mesh)
+    with jax.set_mesh(mesh):
+      out = greedy.generate(
+        made.model,
+        params,
+        batch['tokens'],
+        batch['segment_ids'],
+        max_new_tokens=settings.max_new_tokens,
+        eos_ids=(eos,),
+        pixels=batch.get('pixels'),
+        plan=batch.get('plan'),
+      )
+    for example, tokens in zip(chunk, _gathered(out), strict=False):
+      ids = [int(t) for t in tokens]
+      ids = ids[: ids.index(eos)] if eos in ids else ids
+      yield example['record'] | {'prediction': made.chat.decode(ids)}
+
+
+def _gathered(out: jax.Array) -> np.ndarray:
+  """All rows on this host, in the order in which they were asked."""
+  if jax.process_count() == 1:
+    return np.asarray(out)
+  whole = multihost_utils.process_allgather(out, tiled=True)
+  processes = jax.process_count()
+  return (
+    whole.reshape(processes, -1, whole.shape[1])
+    .swapaxes(0, 1)
+    .reshape(-1, whole.shape[1])
+  )
+
+
+def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+  chunk = []
+  for item in items:
+    chunk.append(item)
+    if len(chunk) == size:
+      yield chunk
+      chunk = []
+  if chunk:
+    yield chunk
+
+
+def write(
+  folder: epath.Path, results: dict[str, Any], config: Any, checkpoint: str
+) -> None:
+  """Writes predictions and scores; see the module's docstring."""
+  folder.mkdir(parents=True, exist_ok=True)
+  for name, result in results.items():
+    lines = [json.dumps(record) + '\n' for record in result['records']]
+    (folder / f'{name}.jsonl').write_text(''.join(lines))
+  scores = {
+    'checkpoint': checkpoint,
+    'sets': {
+      name: {'scores': result['scores'], 'skipped': result['skipped']}
+      for name, result in results.items()
+    },
+    'jax': jax.__version__,
+    'config': json.loads(config.to_json_best_effort()),
+  }
+  (folder / 'scores.json').write_text(json.dumps(scores, indent=1))
+
+
+def define_flags() -> None:
+  """Defines the flags; not at import, where launchers would share names."""
+  config_flags.DEFINE_config_file('config', lock_config=True)
+  flags.DEFINE_string(
+    'checkpoint', None, 'Workdir or folder of safetensors.', required=True
+  )
+  flags.DEFINE_string(
+    'output', None, 'Where scores go; CHECKPOINT/evaluation by default.'
+  )
+
+
+def main(argv: list[str]) -> None:
+  """Loads, asks, scores, writes, prints a table."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments {argv[1:]}')
+  console.set_up_logging()
+  distributed.initialize_from_flags()
+  config = flags.FLAGS.config
+  mesh = mesh_lib.make_mesh(config.mesh)
+  made = job.prepare(config)
+  params, source = load_checkpoint(made, flags.FLAGS.checkpoint, mesh)
+  with console.Counter() as counter:
+    results = evaluate(made, params, mesh, progress=counter)
+  folder = epath.Path(
+    flags.FLAGS.output or f'{flags.FLAGS.checkpoint}/evaluation'
+  )
+  if jax.process_index() == 0:
+    write(folder, results, config, source)
+    console.print_scores(results)
+    console.say(f'scores and predictions: {folder}')
+
+
+if __name__ == '__main__':
+  define_flags()
+  app.run(main)

@@ -34,6 +34,13 @@ def set_up_logging() -> None:
     logger.propagate = False
 
 
+def quiet() -> None:
+  """Only warnings, where a progress bar already tells the rest."""
+  set_up_logging()
+  for room in ('vlm', 'data', 'launch', '__main__'):
+    logging.getLogger(room).setLevel(logging.WARNING)
+
+
 def say(text: str) -> None:
   """Prints a line."""
   _CONSOLE.print(text)

@@ -72,7 +72,7 @@ class Task:
     Raises:
       BadRecord: no label of the row can be asked about.
     """
-    query = sample.make_sample(row, rng, self.settings)
+    query = self.training_query(row, rng)
     if query is None:
       raise records.BadRecord('no usable label', 'the arrow fits nowhere')
     answer = {'role': 'assistant', 'content': query['answer']}
@@ -80,6 +80,12 @@ class Task:
       'images': [query['image']],
       'messages': [_question(query), answer],
     }
+
+  def training_query(
+    self, row: Mapping[str, Any], rng: np.random.Generator
+  ) -> dict[str, Any] | None:
+    """What `sample.make_sample` draws from a row."""
+    return sample.make_sample(row, rng, self.settings)
 
   def eval_sets(self) -> dict[str, Sequence[Mapping[str, Any]]]:
     """Rows of every evaluation set, by name."""
@@ -115,6 +121,7 @@ class Task:
             'image': number,
             'label': label,
             'pixel': list(query['pixel']),
+            'source_pixel': [int(v) for v in _source_pixel(row, label)],
             'depth': query['depth'],
             'focal': float(row['intrinsics'][0]),
           },
@@ -194,9 +201,15 @@ class Task:
         'image': small.apply(row['image']),
         'intrinsics': small.target,
         'pixel_coords': pixels[keep],
+        'source_coords': row['pixel_coords'][keep],
         'depth': row['depth'][keep],
       }
     ]
+
+
+def _source_pixel(row: Mapping[str, Any], label: int) -> Any:
+  """Where the label lies in the picture the row was made from."""
+  return row.get('source_coords', row['pixel_coords'])[label]
 
 
 def _question(query: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,67 @@
+"""The contract between `launch.reproduce` and the experiments.
+
+A system's module (experiments/NAME/miniature.py) has
+
+  arms(seeds, thorough) -> [Arm]        what to train, the method first
+  summarise(outcomes) -> Summary        tables, pictures and sentences
+
+`launch.reproduce` trains and evaluates every arm, keeps the outcomes by config
+hash, and shows the summary. Pictures are matplotlib figures.
+"""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+  """One training run: a name for people, a seed, and its config."""
+
+  name: str
+  seed: int
+  config: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """What a run left.
+
+  Attributes:
+    arm: the run.
+    sets: {set: {'records', 'scores', 'skipped'}}, see experiments/task.py.
+    history: log rows of training, in order.
+    seconds: training and evaluation together, on the machine that ran it.
+  """
+
+  arm: Arm
+  sets: dict[str, dict[str, Any]]
+  history: list[dict[str, Any]]
+  seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """A table of text."""
+
+  title: str
+  header: list[str]
+  rows: list[list[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+  """A matplotlib figure and what it shows."""
+
+  caption: str
+  figure: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """A system's part of the report."""
+
+  title: str
+  claim: str
+  tables: list[Table]
+  pictures: list[Picture]
+  findings: list[str]

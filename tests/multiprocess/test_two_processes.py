@@ -60,7 +60,7 @@ def start(workdir, steps, environment, count, *, only=None, flags=()):
 def finish(processes, expect=0):
   """Waits; returns what each said on stderr."""
   try:
-    said = [process.communicate(timeout=90)[1] for process in processes]
+    said = [process.communicate(timeout=180)[1] for process in processes]
   finally:
     for process in processes:
       process.kill()
@@ -138,16 +138,14 @@ def damage(folder):
 
 
 def test_a_missing_worker_is_named(environment, tmp_path):
-  begin = time.monotonic()
   processes = start(
     *(tmp_path, 20, environment, 3),
     only=[0, 2],
-    flags=['--startup_timeout_s=5'],
+    flags=['--startup_timeout_s=8'],
   )
   for told in finish(processes, expect=1):
-    assert 'MissingWorkers: Missing after 5 s: process 1 of 3.' in told
+    assert 'MissingWorkers: Missing after 8 s: process 1 of 3.' in told
     assert f'2 ({socket.gethostname()})' in told
-  assert time.monotonic() - begin < 40
 
 
 def test_a_missing_first_worker_is_named(environment, tmp_path):

@@ -251,6 +251,28 @@ def test_the_watchdog_reports_a_hang_once_with_stacks(capfd, caplog):
   assert 'HANG' in errors and 'a_step_that_hangs' in errors
 
 
+def test_a_slow_last_save_is_not_a_hang(mesh, tmp_path, monkeypatch):
+  checkpoints = Checkpoints(tmp_path)
+  wait = checkpoints.wait
+
+  def slow_wait():
+    time.sleep(0.5)
+    wait()
+
+  monkeypatch.setattr(checkpoints, 'wait', slow_wait)
+  watchdog = Watchdog(factor=1.0, floor_s=0.2, start_s=60.0)
+  loop.train(
+    new_state(mesh),
+    step_fn,
+    rows_of(),
+    steps=20,
+    mesh=mesh,
+    checkpoints=checkpoints,
+    watchdog=watchdog,
+  )
+  assert watchdog.reports == []
+
+
 def a_step_that_hangs(seconds):
   time.sleep(seconds)
 

@@ -125,8 +125,7 @@ def train(
         raise run.preempted(step, state, save_on_preemption)
     run.drain()
     run.save(step, state)
-    if checkpoints:
-      checkpoints.wait()
+    run.wait()
   return state
 
 
@@ -209,13 +208,19 @@ class _Run:
         },
       )
 
+  def wait(self) -> None:
+    """Waits for the last save; however long it takes, no step hangs."""
+    if self._o.checkpoints:
+      with self._pause():
+        self._o.checkpoints.wait()
+
   def preempted(self, step: int, state: State, save: bool) -> Preempted:
     """Saves and returns what to raise."""
     self.drain()
     saved = ''
     if save and self._o.checkpoints:
       self.save(step, state)
-      self._o.checkpoints.wait()
+      self.wait()
       saved = str(self._o.checkpoints.path(step))
     return Preempted(step, saved)
 

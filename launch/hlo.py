@@ -34,6 +34,7 @@ _INSTRUCTION = re.compile(
   r'^\s+(ROOT )?%(\S+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$'
 )
 _ARRAY = re.compile(r'([a-z]+[0-9]+|pred)\[([0-9,]*)\](\{[^}]*\})?')
+_MESH_GROUPS = re.compile(r'replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}')
 _CALLED = re.compile(r'(calls|to_apply|body|condition)=%([^\s,)]+)')
 
 
@@ -246,7 +247,7 @@ def _collective(kind, line, times, computation) -> Collective:
 
 def group_size(rest: str) -> int:
   """Chips per group of a collective, from any spelling of its groups."""
-  if found := re.search(r'replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}', rest):
+  if found := _MESH_GROUPS.search(rest):
     axes = dict(re.findall(r"'([^']+)'=(\d+)", found.group(1)))
     names = re.findall(r"'([^']+)'", found.group(2))
     return math.prod(int(axes[name]) for name in names)

@@ -10,13 +10,13 @@ HloModule jit_step, is_scheduled=true
 %start (p.1: bf16[1,8]) -> bf16[1,16] {
   %p.1 = bf16[1,8]{1,0} parameter(0)
   ROOT %all-gather.1 = bf16[1,16]{1,0:T(8,128)} all-gather(%p.1), \
-channel_id=3, replica_groups=[2,2]<=[4], dimensions={1}, metadata={op_name="layer/q"}
+channel_id=3, replica_groups=[2,2]<=[4], metadata={op_name="layer/q"}
 }
 
 %middle (p.2: bf16[1,8]) -> bf16[1,16] {
   %p.2 = bf16[1,8]{1,0} parameter(0)
   ROOT %all-gather.2 = bf16[1,16]{1,0:T(8,128)} all-gather(%p.2), \
-channel_id=3, replica_groups=[2,2]<=[4], dimensions={1}, metadata={op_name="layer/q"}
+channel_id=3, replica_groups=[2,2]<=[4], metadata={op_name="layer/q"}
 }
 
 %all-reduce-scatter.7 (p.3: f32[64]) -> f32[16] {

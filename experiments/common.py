@@ -55,6 +55,7 @@ def base_config() -> ConfigDict:
         'init_from': '',  # folder or gs:// path of safetensors to start from
         'vision': {},  # facts of a small model made here
         'decoder': {},
+        'init_scale': (),  # ((regex of paths, factor), ...) of a fresh draw
       },
       'runtime': {
         'dtype': 'float32',

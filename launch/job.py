@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from typing import Any
 
 import grain
@@ -20,6 +21,7 @@ from vlm.models.functional import Params, Runtime
 from vlm.models.llava_onevision import LlavaOnevisionConfig
 from vlm.models.qwen2 import Qwen2Config
 from vlm.models.siglip import SiglipVisionConfig
+from vlm.sharding import rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +115,25 @@ def training_batches(job: Job, process_index: int = 0, process_count: int = 1):
     process_count=process_count,
     weights=weights,
     policy=records.BadRowPolicy(data.on_bad, data.max_bad_share),
+  )
+
+
+def draw_params(job: Job, key: jax.Array) -> Params:
+  """Fresh parameters, scaled by the table `config.model.init_scale`.
+
+  Raises:
+    ValueError: if a regex of the table matches no parameter.
+  """
+  table = [tuple(row) for row in job.config.model.init_scale]
+  paths = [path for path, _ in rules.flatten(job.model.abstract_params)]
+  for regex, _ in table:
+    if not any(re.fullmatch(regex, path) for path in paths):
+      raise ValueError(
+        f'--config.model.init_scale: {regex!r} matches no parameter'
+      )
+  return rules.map_paths(
+    lambda path, leaf: leaf * rules.match(path, table, 1.0),
+    job.model.init(key),
   )
 
 

@@ -9,6 +9,7 @@ launch/tpu.py. SIGTERM saves and exits with code 75.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -145,7 +146,8 @@ def _first_state(made, optimizer, mesh, checkpoints, batches):
   if params is not None:
     return state_from_params(params, optimizer, mesh, ema=ema), {}
   key = jax.random.key(config.seed)
-  state = init_state(made.model.init, optimizer, mesh, key=key, ema=ema)
+  draw = functools.partial(job.draw_params, made)
+  state = init_state(draw, optimizer, mesh, key=key, ema=ema)
   return state, {}
 
 

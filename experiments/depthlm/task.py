@@ -46,7 +46,8 @@ class Task:
   def chat(self) -> Chat:
     """The checkpoint's tokenizer, or characters for a model made here."""
     if self._config.model.preset:
-      return load_chat(self._config.model.init_from)
+      names = {'image': '<image>', 'video': '<video>'}
+      return load_chat(self._config.model.init_from, names)
     tokenizer = char_tokenizer(
       WORDS, ('<pad>', '<end>', '<sep>', '<image>', '<video>')
     )

@@ -1,7 +1,6 @@
 """From a GGUF file to an answer: the two commands."""
 
 import importlib.util
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +9,9 @@ import numpy as np
 import pytest
 from etils import epath
 
+from data.assistant import Assistant, eos_ids
 from data.chat import load_chat
-from launch import chat
 from vlm.convert import gguf
-from vlm.convert.reader import load_params
-from vlm.models import registry
 
 ROOT = Path(__file__).parents[2]
 spec = importlib.util.spec_from_file_location(
@@ -46,13 +43,10 @@ def test_convert_then_answer_like_transformers(tmp_path):
   path = gguf_file.write(tmp_path / 'x.gguf', gguf_file.torch_llama())
   folder = tmp_path / 'out'
   run('launch.convert', '--from=gguf', f'--input={path}', f'--output={folder}')
-  config = json.loads((folder / 'config.json').read_text())
-  talk = load_chat(folder)
-  model = registry.build(registry.config_from_hf(config))
-  params = load_params(folder, model)
-  stop = chat.eos_ids(epath.Path(folder), config, talk)
-  assert stop == (2,)
-  said = chat.answer(model, params, talk, 'abc ab', stop, 8)
+  assistant = Assistant.load(folder)
+  assert assistant.stop == (2,)
+  said = assistant.ask('abc ab', max_new_tokens=8)
+  talk = assistant.chat
 
   prompt = talk.encode_prompt([{'role': 'user', 'content': 'abc ab'}])
   theirs = transformers.LlamaForCausalLM.from_pretrained(folder).generate(
@@ -80,13 +74,13 @@ def test_stop_tokens_come_from_the_most_specific_file(tmp_path):
   (tmp_path / 'chat_template.jinja').write_text(gguf_file.TEMPLATE)
   talk = load_chat(folder)
   with pytest.raises(ValueError, match='no eos_token_id'):
-    chat.eos_ids(folder, {}, talk)
+    eos_ids(folder, {}, talk)
   (tmp_path / 'tokenizer_config.json').write_text('{"eos_token": "<|im_end|>"}')
-  assert chat.eos_ids(folder, {}, load_chat(folder)) == (2,)
-  assert chat.eos_ids(folder, {'eos_token_id': 1}, talk) == (1,)
+  assert eos_ids(folder, {}, load_chat(folder)) == (2,)
+  assert eos_ids(folder, {'eos_token_id': 1}, talk) == (1,)
   path = tmp_path / 'generation_config.json'
   path.write_text('{"eos_token_id": [0, 2]}')
-  assert chat.eos_ids(folder, {'eos_token_id': 1}, talk) == (0, 2)
+  assert eos_ids(folder, {'eos_token_id': 1}, talk) == (0, 2)
 
 
 @pytest.mark.real_weights

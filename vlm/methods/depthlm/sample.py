@@ -34,6 +34,9 @@ class SampleSettings:
     crop_place: 'centre' (published) or 'random'.
     size: (H, W) of the static image a model needs: centre cut or zero pad,
       in training and evaluation; None keeps the size.
+    contrast: share of the picture's contrast that is kept before the arrow is
+      drawn. 1 changes nothing; a small tower trained from scratch finds the
+      arrow many times sooner in a quiet picture.
     mark: draw the arrow; without it the question must hold the coordinates.
     prompt: wording, a key of `text.PROMPTS` or a `text.PromptFormat`.
   """
@@ -44,6 +47,7 @@ class SampleSettings:
   crop_width: tuple[int, int] | None = None
   crop_place: str = 'centre'
   size: tuple[int, int] | None = None
+  contrast: float | int = 1.0
   mark: bool = True
   prompt: str | text.PromptFormat = 'marker'
 
@@ -53,6 +57,8 @@ class SampleSettings:
         f'focal_mode must be one of {camera.FOCAL_MODES}, got '
         f'{self.focal_mode!r}'
       )
+    if not 0 < self.contrast <= 1:
+      raise ValueError(f'contrast must lie in (0, 1], got {self.contrast}')
     if self.crop_place not in ('centre', 'random'):
       raise ValueError(
         f"crop_place must be 'centre' or 'random', got {self.crop_place!r}"
@@ -135,8 +141,15 @@ def ranges(row: Mapping[str, Any]) -> np.ndarray:
   raise ValueError(f"depth_kind must be 'range' or 'z', got {kind!r}")
 
 
+def _quietened(image: np.ndarray, contrast: float) -> np.ndarray:
+  """Moves every value towards mid-grey."""
+  if contrast == 1:
+    return image
+  return np.rint(127.5 + contrast * (image - 127.5)).astype(np.uint8)
+
+
 def _finish(row, moved, mapped, label, settings) -> dict[str, Any]:
-  image = moved.apply(row['image'])
+  image = _quietened(moved.apply(row['image']), settings.contrast)
   x, y = (int(v) for v in mapped[label])
   if settings.mark:
     image = marker.draw(image, (x, y))

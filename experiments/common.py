@@ -49,7 +49,6 @@ def base_config() -> ConfigDict:
       'accumulate': 1,
       'loss_chunk': 512,  # positions whose logits exist at one time
       'log_every': 50,
-      'eval_every': 0,
       'model': {
         'preset': '',  # facts of a published checkpoint, vlm.models.registry
         'init_from': '',  # folder or gs:// path of safetensors to start from
@@ -82,7 +81,7 @@ def base_config() -> ConfigDict:
         'keep_best_mode': 'max',
         'save_on_preemption': True,
       },
-      'eval': {'batch_size': 64, 'max_new_tokens': 64},
+      'eval': {'every': 0, 'batch_size': 64, 'max_new_tokens': 64},
       'data': {
         'path': '',
         'images': '',  # folder that image paths of the rows are relative to
@@ -92,6 +91,7 @@ def base_config() -> ConfigDict:
         'points': 1,
         'workers': 0,
         'shuffle': True,
+        'epochs': 0,  # 0 repeats for ever
         'on_bad': 'raise',
         'max_bad_share': 0.01,
       },

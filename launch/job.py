@@ -113,6 +113,7 @@ def training_batches(job: Job, process_index: int = 0, process_count: int = 1):
     workers=data.workers,
     process_index=process_index,
     process_count=process_count,
+    epochs=data.epochs or None,
     weights=weights,
     policy=records.BadRowPolicy(data.on_bad, data.max_bad_share),
   )

@@ -17,11 +17,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from absl import app, flags
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
-from launch import console, distributed, job
+from launch import console, distributed, evaluate, job
 from vlm.models import flops
 from vlm.sharding import mesh as mesh_lib
 from vlm.sharding import report, rules
@@ -107,6 +108,8 @@ def run(
       report=report_row,
       scalars=scalars,
       throughput=_throughput(made, mesh),
+      evaluate=lambda state, step: _scores(made, state['params'], mesh),
+      eval_every=config.eval.every,
       checkpoints=checkpoints,
       checkpoint_every=config.checkpoint.every,
       save_on_preemption=config.checkpoint.save_on_preemption,
@@ -167,6 +170,15 @@ def _start(workdir: epath.Path, made: job.Job, mesh) -> None:
     settings = made.config.to_json_best_effort(indent=1)
     (workdir / 'config.json').write_text(settings)
     (workdir / 'tokenizer.json').write_text(made.chat.tokenizer_json)
+
+
+def _scores(made: job.Job, params: Any, mesh) -> dict[str, float]:
+  """The task's scores as '<set>/<metric>', which `keep_best` may name."""
+  return {
+    f'{name}/{metric}': float(np.ravel(value)[0])
+    for name, result in evaluate.evaluate(made, params, mesh).items()
+    for metric, value in result['scores'].items()
+  }
 
 
 def _throughput(made: job.Job, mesh) -> Throughput:

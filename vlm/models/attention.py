@@ -24,6 +24,10 @@ from vlm.models import partition
 SPLASH_MIN_LENGTH = 1024
 # The TPU kernel tiles queries and keys in blocks of whole lanes.
 SPLASH_BLOCK = 512
+# Causal queries are cut into blocks which leave out the keys after them: not so
+# short that the products get small, not so many that the program gets long.
+CAUSAL_BLOCK = 256
+CAUSAL_BLOCKS = 8
 
 
 def attention(
@@ -84,21 +88,53 @@ def scores_mask(segment_ids, causal, q_offset, queries: int, keys: int):
 
 
 def _xla(q, k, v, segment_ids, causal, q_offset):
+  """Attends in a few blocks of queries, each over the keys it may see.
+
+  Heads come before slots here: transposing the inputs once is cheap, while
+  products in the callers' layout make the compiler transpose the scores.
+  """
   b, t, n, h = q.shape
-  kv_heads = k.shape[2]
-  q = q.reshape(b, t, kv_heads, n // kv_heads, h)
-  scores = jnp.einsum(
-    'BTKGH,BSKH->BKGTS',
-    q * jnp.asarray(1 / math.sqrt(h), q.dtype),
-    k,
-    preferred_element_type=jnp.float32,
+  keys, kv_heads = k.shape[1:3]
+  q = (q * jnp.asarray(1 / math.sqrt(h), q.dtype)).reshape(
+    b, t, kv_heads, n // kv_heads, h
   )
-  mask = scores_mask(segment_ids, causal, q_offset, t, k.shape[1])
+  q = q.transpose(0, 2, 3, 1, 4)
+  k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+  # A traced offset is not known yet, so every key may be visible.
+  split = causal and isinstance(q_offset, int)
+  size = max(CAUSAL_BLOCK, -(-t // CAUSAL_BLOCKS)) if split else t
+  blocks = []
+  for start in range(0, t, size):
+    stop = min(start + size, t)
+    seen = min(q_offset + stop, keys) if split else keys
+    ids = None
+    if segment_ids is not None:
+      ids = segment_ids[0][:, start:stop], segment_ids[1][:, :seen]
+    mask = scores_mask(ids, causal, q_offset + start, stop - start, seen)
+    blocks.append(
+      _attend(q[:, :, :, start:stop], k[:, :, :seen], v[:, :, :seen], mask)
+    )
+  out = jnp.concatenate(blocks, axis=3) if len(blocks) > 1 else blocks[0]
+  return out.transpose(0, 3, 1, 2, 4).reshape(b, t, n, h)
+
+
+def _attend(q, k, v, mask):
+  """q [B, K, G, T, H], scaled; k, v [B, K, S, H]; mask [B or 1, T, S]."""
+  scores = jnp.einsum(
+    'BKGTH,BKSH->BKGTS', q, k, preferred_element_type=jnp.float32
+  )
   if mask is not None:
     scores = jnp.where(mask[:, None, None], scores, -1e30)
-  weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-  out = jnp.einsum('BKGTS,BSKH->BTKGH', weights, v)
-  return out.reshape(b, t, n, h)
+  # The shift cancels; the sum divides H outputs instead of S weights.
+  shift = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+  weights = jnp.exp(scores - shift)
+  out = jnp.einsum(
+    'BKGTS,BKSH->BKGTH',
+    weights.astype(v.dtype),
+    v,
+    preferred_element_type=jnp.float32,
+  )
+  return (out / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
 
 
 def received(

@@ -65,15 +65,17 @@ def test_xla_equals_loops(heads, kv_heads, causal, packed):
 
 
 @pytest.mark.parametrize('offset', [0, 3])
+@pytest.mark.parametrize('causal', [False, True])
 @pytest.mark.parametrize('packed', [False, True])
-def test_blocks_of_causal_queries_equal_loops(monkeypatch, offset, packed):
+def test_blocks_of_queries_equal_loops(monkeypatch, offset, causal, packed):
   """Nine queries in blocks of 4, 4 and 1; slots past the last one are new."""
-  monkeypatch.setattr(door, 'CAUSAL_BLOCK', 4)
+  monkeypatch.setattr(door, 'QUERY_BLOCK', 4)
   q, k, v = draw(2, 9, 13, 4, 2, 8, seed=9)
   kv_ids = segments(2, 13, 1)
   ids = (kv_ids[:, offset : offset + 9], kv_ids) if packed else None
-  got = attention(q, k, v, segment_ids=ids, causal=True, q_offset=offset)
-  np.testing.assert_allclose(got, loops(q, k, v, ids, True, offset), atol=1e-5)
+  got = attention(q, k, v, segment_ids=ids, causal=causal, q_offset=offset)
+  want = loops(q, k, v, ids, causal, offset)
+  np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_decoding_with_a_cache_equals_loops():

@@ -24,10 +24,11 @@ from vlm.models import partition
 SPLASH_MIN_LENGTH = 1024
 # The TPU kernel tiles queries and keys in blocks of whole lanes.
 SPLASH_BLOCK = 512
-# Causal queries are cut into blocks which leave out the keys after them: not so
-# short that the products get small, not so many that the program gets long.
-CAUSAL_BLOCK = 256
-CAUSAL_BLOCKS = 8
+# Without the kernel, queries go in blocks: their scores stay in a cache, and
+# keys after a causal block are left out. Shorter blocks cost TPU training more
+# traffic for the gradients of keys; more blocks make the program long.
+QUERY_BLOCK = 256
+QUERY_BLOCKS = 8
 
 
 def attention(
@@ -88,7 +89,7 @@ def scores_mask(segment_ids, causal, q_offset, queries: int, keys: int):
 
 
 def _xla(q, k, v, segment_ids, causal, q_offset):
-  """Attends in a few blocks of queries, each over the keys it may see.
+  """Attends in blocks of queries, each over the keys it may see.
 
   Heads come before slots here: transposing the inputs once is cheap, while
   products in the callers' layout make the compiler transpose the scores.
@@ -100,13 +101,13 @@ def _xla(q, k, v, segment_ids, causal, q_offset):
   )
   q = q.transpose(0, 2, 3, 1, 4)
   k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-  # A traced offset is not known yet, so every key may be visible.
-  split = causal and isinstance(q_offset, int)
-  size = max(CAUSAL_BLOCK, -(-t // CAUSAL_BLOCKS)) if split else t
+  # Of a traced offset nothing is known yet: every key may be visible.
+  trim = causal and isinstance(q_offset, int)
+  size = max(QUERY_BLOCK, -(-t // QUERY_BLOCKS))
   blocks = []
   for start in range(0, t, size):
     stop = min(start + size, t)
-    seen = min(q_offset + stop, keys) if split else keys
+    seen = min(q_offset + stop, keys) if trim else keys
     ids = None
     if segment_ids is not None:
       ids = segment_ids[0][:, start:stop], segment_ids[1][:, :seen]

@@ -10,69 +10,42 @@ run too, and finished runs are only shown.
 """
 
 import importlib
-import json
 import time
 import webbrowser
-from typing import Any
 
 from absl import app, flags
 from etils import epath
 
-from experiments.miniature import Arm, Outcome, Summary
-from launch import console, report
-from launch import evaluate as evaluation
-from launch import train as training
-from vlm.sharding import mesh as mesh_lib
+from experiments.miniature import Summary
+from launch import arms, console, report
 
 SYSTEMS = {'depthlm': 'experiments.depthlm.miniature'}
 THOROUGH_SEEDS = 3
 
 
-def run_arm(arm: Arm, system: str, root: epath.Path, bar: Any) -> Outcome:
-  """Trains and evaluates one arm, or reads what an earlier run left."""
-  digest = training.config_hash(arm.config)
-  folder = root / system / f'{digest}-seed{arm.seed}'
-  task = bar.add_task(f'{arm.name}, seed {arm.seed}', total=arm.config.steps)
-  kept = folder / 'outcome.json'
-  if not kept.exists():
-    arm.config.workdir = str(folder)
-    started = time.perf_counter()
-    made, state = training.run(
-      arm.config,
-      report_row=lambda row: bar.update(task, completed=row['step']),
-    )
-    mesh = mesh_lib.make_mesh(arm.config.mesh)
-    sets = evaluation.evaluate(made, state['params'], mesh)
-    lines = (folder / 'metrics.jsonl').read_text().splitlines()
-    found = {
-      'sets': sets,
-      'history': [json.loads(line) for line in lines],
-      'seconds': time.perf_counter() - started,
-    }
-    _write_whole(kept, json.dumps(found))
-  bar.update(task, completed=arm.config.steps)
-  return Outcome(arm, **json.loads(kept.read_text()))
-
-
-def _write_whole(path: epath.Path, text: str) -> None:
-  """A file that is either absent or complete."""
-  scratch = path.with_suffix('.partial')
-  scratch.write_text(text)
-  scratch.rename(path)
-
-
 def run_system(
-  name: str, seeds: int, thorough: bool, root: epath.Path
+  name: str, seeds: int, thorough: bool, root: epath.Path, workers: int
 ) -> Summary:
   """All arms of a system, summarised."""
   module = importlib.import_module(SYSTEMS[name])
-  arms = module.arms(seeds, thorough)
+  made = module.arms(seeds, thorough)
   with console.progress_bar() as bar:
-    whole = bar.add_task(f'{name}: runs', total=len(arms))
-    outcomes = []
-    for arm in arms:
-      outcomes.append(run_arm(arm, name, root, bar))
-      bar.advance(whole)
+    whole = bar.add_task(
+      f'{name}: all steps', total=sum(arm.config.steps for arm in made)
+    )
+    bars = {
+      id(arm): bar.add_task(
+        f'{arm.name}, seed {arm.seed}', total=arm.config.steps
+      )
+      for arm in made
+    }
+
+    def progress(arm, step):
+      bar.update(bars[id(arm)], completed=step)
+      done = sum(bar.tasks[task].completed for task in bars.values())
+      bar.update(whole, completed=done)
+
+    outcomes = arms.run_arms(made, root / name, workers, progress)
   return module.summarise(outcomes)
 
 
@@ -83,6 +56,12 @@ def define_flags() -> None:
     'seeds', None, 'Seeds per arm; 1, or 3 when thorough.', lower_bound=1
   )
   flags.DEFINE_bool('thorough', False, 'Longer runs, three seeds.')
+  flags.DEFINE_integer(
+    'workers',
+    None,
+    'Arms trained at a time; one per core on a CPU, one on an accelerator.',
+    lower_bound=1,
+  )
   flags.DEFINE_string('workdir', 'runs/reproduce', 'Where runs are kept.')
   flags.DEFINE_string('output', 'reports/report.html', 'The report.')
   flags.DEFINE_bool('open', False, 'Open the report in a browser.')
@@ -100,9 +79,11 @@ def main(argv: list[str]) -> None:
     )
   console.quiet()
   seeds = args.seeds or (THOROUGH_SEEDS if args.thorough else 1)
+  workers = args.workers or arms.default_workers()
+  root = epath.Path(args.workdir)
   started = time.perf_counter()
   summaries = [
-    run_system(name, seeds, args.thorough, epath.Path(args.workdir))
+    run_system(name, seeds, args.thorough, root, workers)
     for name in args.systems
   ]
   size = 'thorough' if args.thorough else 'quick'

@@ -1,0 +1,158 @@
+"""Trains and evaluates the arms of a miniature, several at a time on a CPU.
+
+A model of these sizes cannot keep two cores busy, two models can: on a CPU each
+arm gets a process and an even share of the cores. On an accelerator, which
+belongs to one process, arms run here, one after the other.
+"""
+
+import concurrent.futures
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+from etils import epath
+
+from experiments.miniature import Arm, Outcome
+from launch import console
+from launch import evaluate as evaluation
+from launch import train as training
+from vlm.sharding import mesh as mesh_lib
+
+POLL_SECONDS = 0.5
+
+Progress = Callable[[Arm, int], None]
+
+
+def default_workers() -> int:
+  """One arm per core on a CPU, at most four; one in all elsewhere."""
+  if jax.default_backend() != 'cpu':
+    return 1
+  return min(4, len(_cores()) or os.cpu_count() or 1)
+
+
+def run_arms(
+  arms: Sequence[Arm],
+  root: epath.Path,
+  workers: int,
+  progress: Progress = lambda arm, step: None,
+) -> list[Outcome]:
+  """Runs what `root` does not hold yet, continuing interrupted arms.
+
+  Args:
+    arms: what to train, in the order of the result.
+    root: holds a folder per arm, named by the hash of its config.
+    workers: arms at a time; 1 runs them in this process.
+    progress: called with an arm and the steps it has done.
+
+  Returns:
+    The outcomes of all arms.
+  """
+  missing = [arm for arm in arms if not _kept(arm, root).exists()]
+  if workers == 1:
+    for arm in missing:
+      run_arm(arm, root, lambda row, arm=arm: progress(arm, row['step']))
+      progress(arm, arm.config.steps)
+  elif missing:
+    _run_in_processes(missing, root, min(workers, len(missing)), progress)
+  outcomes = []
+  for arm in arms:
+    progress(arm, arm.config.steps)
+    found = json.loads(_kept(arm, root).read_text())
+    outcomes.append(Outcome(arm, **found))
+  return outcomes
+
+
+def run_arm(
+  arm: Arm,
+  root: epath.Path,
+  report_row: training.Report = lambda row: None,
+) -> None:
+  """Trains and evaluates one arm, and keeps its outcome under `root`."""
+  folder = _folder(arm, root)
+  arm.config.workdir = str(folder)
+  started = time.perf_counter()
+  made, state = training.run(arm.config, report_row=report_row)
+  params = state['ema'] if arm.config.optimizer.ema else state['params']
+  mesh = mesh_lib.make_mesh(arm.config.mesh)
+  sets = evaluation.evaluate(made, params, mesh)
+  found = {
+    'sets': sets,
+    'history': _rows(folder),
+    'seconds': time.perf_counter() - started,
+  }
+  _write_whole(_kept(arm, root), json.dumps(found))
+
+
+def _run_in_processes(arms, root, workers, progress) -> None:
+  # XLA takes fresh memory for every step; huge pages make that a tenth cheaper.
+  os.environ.setdefault('GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1')
+  # Spawned, not forked: JAX's threads do not survive a fork.
+  context = multiprocessing.get_context('spawn')
+  shares = context.Queue()
+  cores = sorted(_cores())
+  for worker in range(workers):
+    shares.put(cores[worker::workers])
+  with concurrent.futures.ProcessPoolExecutor(
+    workers, context, _start_worker, (shares,)
+  ) as pool:
+    running = {pool.submit(run_arm, arm, root): arm for arm in arms}
+    try:
+      while running:
+        done, _ = concurrent.futures.wait(running, POLL_SECONDS)
+        for arm in running.values():
+          progress(arm, _steps_done(arm, root))
+        for future in done:
+          running.pop(future)
+          future.result()
+    except BaseException:
+      # The others save and leave, as when a machine is taken away.
+      pool.shutdown(wait=False, cancel_futures=True)
+      for process in multiprocessing.active_children():
+        process.terminate()
+      raise
+
+
+def _start_worker(shares) -> None:
+  """Quiet, and on its own cores; XLA sizes its thread pool by them."""
+  console.quiet()
+  if cores := shares.get():
+    os.sched_setaffinity(0, cores)
+
+
+def _cores() -> set[int]:
+  """The cores this process may use; empty where the system has no say."""
+  if not hasattr(os, 'sched_getaffinity'):
+    return set()
+  return os.sched_getaffinity(0)
+
+
+def _folder(arm: Arm, root: epath.Path) -> epath.Path:
+  return root / f'{training.config_hash(arm.config)}-seed{arm.seed}'
+
+
+def _kept(arm: Arm, root: epath.Path) -> epath.Path:
+  return _folder(arm, root) / 'outcome.json'
+
+
+def _rows(folder: epath.Path) -> list[dict]:
+  """Whole log rows of a run; the last line may be half written."""
+  path = folder / 'metrics.jsonl'
+  if not path.exists():
+    return []
+  lines = path.read_text().splitlines(keepends=True)
+  return [json.loads(line) for line in lines if line.endswith('\n')]
+
+
+def _steps_done(arm: Arm, root: epath.Path) -> int:
+  rows = _rows(_folder(arm, root))
+  return rows[-1]['step'] if rows else 0
+
+
+def _write_whole(path: epath.Path, text: str) -> None:
+  """A file that is either absent or complete."""
+  scratch = path.with_suffix('.partial')
+  scratch.write_text(text)
+  scratch.rename(path)

@@ -61,9 +61,11 @@ def base_config() -> ConfigDict:
         'param_dtype': 'float32',
         'remat': 'none',
         'attention': 'auto',
+        'unroll': False,
       },
       'mesh': {'data': 1, 'fsdp': -1, 'tensor': 1, 'dcn_data': 1},
       'optimizer': {
+        'kind': 'adam',  # or 'muon'
         'lr': 1e-3,
         'schedule': 'cosine',
         'warmup': 0,

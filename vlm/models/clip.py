@@ -127,7 +127,7 @@ class ClipVision(nnx.Module):
   def __init__(
     self, config: ClipVisionConfig, runtime: Runtime, rngs: nnx.Rngs
   ):
-    self.config, self.remat = config, runtime.remat
+    self.config, self.runtime = config, runtime
     width = config.width
     norm = lambda: layers.LayerNorm(width, config.norm_eps, runtime=runtime)
     self.patch = PatchEmbed(config.patch, width, False, runtime, rngs)
@@ -156,7 +156,7 @@ class ClipVision(nnx.Module):
     first = jnp.broadcast_to(first, (x.shape[0], 1, config.width))
     x = jnp.concatenate([first, x], axis=1)  # [B, 1 + P, D]
     x = self.pre_norm(x + self.position(jnp.arange(x.shape[1])))
-    x, _ = encode(self.layers, x, self.remat)
+    x, _ = encode(self.layers, x, self.runtime)
     return x, self.post_norm(x[:, 0])
 
 
@@ -164,7 +164,7 @@ class ClipText(nnx.Module):
   """Token and position embeddings through a causal encoder."""
 
   def __init__(self, config: ClipTextConfig, runtime: Runtime, rngs: nnx.Rngs):
-    self.config, self.remat = config, runtime.remat
+    self.config, self.runtime = config, runtime
     make = dict(rngs=rngs, runtime=runtime)
     self.token = layers.Embedding(config.vocab_size, config.width, **make)
     self.position = layers.Embedding(config.context, config.width, **make)
@@ -190,7 +190,7 @@ class ClipText(nnx.Module):
         'positions; truncate them in the tokenizer, keeping the EOS'
       )
     x = self.token(tokens) + self.position(jnp.arange(length))
-    x, _ = encode(self.layers, x, self.remat)
+    x, _ = encode(self.layers, x, self.runtime)
     x = self.final_norm(x)
     if self.config.eos_token == LEGACY_EOS:
       end = jnp.argmax(tokens, axis=1)

@@ -75,7 +75,7 @@ class Block(nnx.Module):
 def encode(
   blocks: nnx.Module,
   x: Float[Array, 'B T D'],
-  remat: str,
+  runtime: Runtime,
   with_received: bool = False,
 ) -> tuple[Float[Array, 'B T D'], Float[Array, 'B T'] | None]:
   """Runs stacked blocks.
@@ -83,7 +83,7 @@ def encode(
   Args:
     blocks: what `stacked_blocks` returns.
     x: embeddings.
-    remat: see `Runtime.remat`.
+    runtime: execution choices.
     with_received: also return the attention each token receives in the last
       block, which then runs outside the scan.
 
@@ -94,7 +94,7 @@ def encode(
   if with_received:
     blocks, last = _split_last(blocks)
   run = lambda block, x, _: (block(x)[0], None)
-  x, _ = functional.scan(blocks, run, x, None, remat)
+  x, _ = functional.scan(blocks, run, x, None, runtime)
   return (x, None) if last is None else last(x, True)
 
 

@@ -204,9 +204,7 @@ class Decoder(nnx.Module):
       x, (k, v) = block(x, rope, segment_ids, layer_cache)
       return x, None if kv is None else {'k': k, 'v': v}
 
-    x, kv = functional.scan(
-      self.layers, apply, x, per_layer, self.runtime.remat
-    )
+    x, kv = functional.scan(self.layers, apply, x, per_layer, self.runtime)
     if cache is not None:
       cache = kv | shared | {'index': cache['index'] + x.shape[1]}
     return self.norm(x), cache

@@ -106,7 +106,7 @@ class SiglipVision(nnx.Module):
     rngs: nnx.Rngs,
     post_norm: bool = True,
   ):
-    self.config, self.remat = config, runtime.remat
+    self.config, self.runtime = config, runtime
     self.patch = PatchEmbed(config.patch, config.width, True, runtime, rngs)
     self.position = layers.Embedding(
       config.side**2, config.width, rngs=rngs, runtime=runtime
@@ -137,7 +137,7 @@ class SiglipVision(nnx.Module):
     x = self.patch(pixels) + self.position.embedding[...].astype(
       self.position.dtype
     )
-    x, received = encode(self.layers, x, self.remat, with_received)
+    x, received = encode(self.layers, x, self.runtime, with_received)
     return x if self.post_norm is None else self.post_norm(x), received
 
 

@@ -1,4 +1,4 @@
-"""AdamW from a config, with one regex table for freezing, rates and decay.
+"""AdamW or Muon from a config, with one regex table for frozen, rates, decay.
 
 The transformation only ever sees the trainable part of the parameters: a
 frozen parameter has no gradient, no moments, and no share in the clipped norm.
@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import optax
 
 from vlm.sharding.rules import flatten, map_paths, match
+from vlm.train.muon import muon_and
 
 FLAG = '--config.optimizer.{}'
+KINDS = ('adam', 'muon')
 SCHEDULES = ('constant', 'linear', 'cosine', 'rsqrt')
 FIELDS = ('freeze', 'lr', 'decay')
 
@@ -28,6 +30,8 @@ class OptimizerConfig:
   """Choices of the optimiser.
 
   Attributes:
+    kind: 'adam', or 'muon' for the matrices inside (vlm/train/muon.py) and
+      Adam for all else; updates have like sizes, so one `lr` serves both.
     lr: peak learning rate.
     schedule: what follows the warm-up: 'constant', 'linear' or 'cosine' to zero
       at the last step, or 'rsqrt' (inverse square root of the step).
@@ -42,6 +46,7 @@ class OptimizerConfig:
     ema: decay of the averaged parameters; 0 keeps none.
   """
 
+  kind: str = 'adam'
   lr: float = 1e-3
   schedule: str = 'cosine'
   warmup: int = 0
@@ -67,11 +72,12 @@ class OptimizerConfig:
     return cls(**config)
 
   def __post_init__(self):
-    if self.schedule not in SCHEDULES:
-      raise ValueError(
-        f'{FLAG.format("schedule")}={self.schedule!r}, expected one of '
-        f'{SCHEDULES}'
-      )
+    for name, known in (('kind', KINDS), ('schedule', SCHEDULES)):
+      if getattr(self, name) not in known:
+        raise ValueError(
+          f'{FLAG.format(name)}={getattr(self, name)!r}, expected one of '
+          f'{known}'
+        )
     for name, low, high in (
       ('lr', 0, float('inf')),
       ('warmup', 0, float('inf')),
@@ -160,8 +166,11 @@ def make_optimizer(config: Any, abstract_params: Any, steps: int) -> Optimizer:
   def multiplier(path):
     return float(_field(rules, path, 'lr', 1.0))
 
+  direction = optax.scale_by_adam(b1=config.b1, b2=config.b2)
+  if config.kind == 'muon':
+    direction = muon_and(direction)
   parts = [
-    optax.scale_by_adam(b1=config.b1, b2=config.b2),
+    direction,
     _per_path(lambda path, u, p: u + decay(path) * p),
     _per_path(lambda path, u, p: u * multiplier(path)),
     optax.scale_by_schedule(lambda count: -schedule(count)),

@@ -48,10 +48,12 @@ def abstract_state(
   # `jit(init)` alone would leave the moments unsharded, so they are told.
   spread['opt_state'] = optax.tree_utils.tree_map_params(
     optimizer.transform,
-    lambda _, sharding: sharding,
+    # A moment that another part of the optimiser keeps is masked out here.
+    lambda moment, sharding: moment if _masked(moment) else sharding,
     abstract['opt_state'],
     trainable,
     transform_non_params=lambda _: replicated,
+    is_leaf=_masked,
   )
   if ema:
     spread['ema'] = placed
@@ -62,6 +64,10 @@ def abstract_state(
     abstract,
     spread,
   )
+
+
+def _masked(node: Any) -> bool:
+  return isinstance(node, optax.MaskedNode)
 
 
 def state_shardings(abstract: Any) -> Any:

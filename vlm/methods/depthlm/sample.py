@@ -32,6 +32,7 @@ class SampleSettings:
       uniformly (published: 700, 1200); None does not crop.
     crop_width: the same for its width (published: 1000, 1400).
     crop_place: 'centre' (published) or 'random'.
+    mirror: in training, show every other image as in a mirror.
     size: (H, W) of the static image a model needs: centre cut or zero pad,
       in training and evaluation; None keeps the size.
     contrast: share of the picture's contrast that is kept before the arrow is
@@ -46,6 +47,7 @@ class SampleSettings:
   crop_height: tuple[int, int] | None = None
   crop_width: tuple[int, int] | None = None
   crop_place: str = 'centre'
+  mirror: bool = False
   size: tuple[int, int] | None = None
   contrast: float | int = 1.0
   mark: bool = True
@@ -129,6 +131,19 @@ def usable_mask(
   return fits[1][:, None] & fits[0]
 
 
+def mirrored(row: Mapping[str, Any]) -> Mapping[str, Any]:
+  """The row seen in a mirror: left is right, distances stay."""
+  fx, fy, cx, cy, width, height = camera.repaired(row['intrinsics'])
+  pixels = np.array(row['pixel_coords'])
+  pixels[:, 0] = width - 1 - pixels[:, 0]
+  return {
+    **row,
+    'image': row['image'][:, ::-1],
+    'intrinsics': (fx, fy, width - cx, cy, width, height),
+    'pixel_coords': pixels,
+  }
+
+
 def ranges(row: Mapping[str, Any]) -> np.ndarray:
   """The labels of a row as distances to the camera centre, [N] metres."""
   depth = np.asarray(row['depth'], np.float64)
@@ -181,6 +196,8 @@ def make_sample(
     metres, 'pixel' (x, y) in that image, 'intrinsics' of that image, 'label'
     index in the row}, or None when no label is usable.
   """
+  if settings.mirror and rng.random() < 0.5:
+    row = mirrored(row)
   moved = geometry(row['intrinsics'], settings, rng)
   mapped = moved.map_pixels(row['pixel_coords'])
   choices = np.flatnonzero(marker.fits(mapped, *moved.target[4:]))

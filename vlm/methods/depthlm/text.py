@@ -50,11 +50,12 @@ COORDINATES = PromptFormat(
   'upper left corner?' + _HOW_TO_REPLY,
   _THINK_THEN_ANSWER,
 )
-# For models of a few hundred thousand parameters: one decimal, said once.
+# For models of a few hundred thousand parameters: one decimal, said once, and
+# every digit at its own place ('07.3').
 MARKER_TAG = PromptFormat('how far?', '<answer> {d:.1f} </answer>')
-MARKER_NUMBER = PromptFormat('how far?', '{d:.1f}')
-COORDINATES_NUMBER = PromptFormat('how far? {x:02d} {y:02d}', '{d:.1f}')
-MARKER_FOCAL_NUMBER = PromptFormat('how far? f {focal:04.1f}', '{d:.1f}')
+MARKER_NUMBER = PromptFormat('how far?', '{d:04.1f}')
+COORDINATES_NUMBER = PromptFormat('how far? {x:02d} {y:02d}', '{d:04.1f}')
+MARKER_FOCAL_NUMBER = PromptFormat('how far? f {focal:04.1f}', '{d:04.1f}')
 
 PROMPTS = {
   'marker': MARKER,

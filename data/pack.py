@@ -93,7 +93,11 @@ def check_sample(sample: Sample, spec: RowSpec) -> None:
         'too long', f'{size} {name}, at most {limit} fit (row.{field})'
       )
   if spec.placeholders:
-    found = int(np.isin(sample['tokens'], spec.placeholders).sum())
+    # np.isin would take half as long as all the rest of a small row.
+    found = sum(
+      int(np.count_nonzero(sample['tokens'] == name))
+      for name in spec.placeholders
+    )
     if found != sizes[2]:
       raise records.BadRecord(
         'placeholder mismatch',

@@ -292,7 +292,7 @@ class TestSample:
     np.testing.assert_array_equal(
       query['image'], marker.draw(clean, query['pixel'])
     )
-    assert query['depth'] == 2.0 and query['answer'] == '2.0'
+    assert query['depth'] == 2.0 and query['answer'] == '02.0'
     assert query['intrinsics'] == (75.0, 75.0, 48.0, 25.0, 96, 50)
 
   def test_unusable_labels_are_never_drawn(self):
@@ -397,3 +397,35 @@ def test_motorcycle_photograph():
   queries = [sample.make_query(row, k, settings) for k in range(20)]
   assert all(q['image'].shape == (48, 48, 3) for q in queries)
   assert all(2.1 < q['depth'] < 5.4 for q in queries)
+
+
+class TestMirror:
+  def test_twice_is_the_row_itself(self):
+    row = _row()
+    again = sample.mirrored(sample.mirrored(row))
+    np.testing.assert_array_equal(again['image'], row['image'])
+    np.testing.assert_array_equal(again['pixel_coords'], row['pixel_coords'])
+    assert list(again['intrinsics']) == list(row['intrinsics'])
+
+  def test_pixels_keep_their_colours_and_distances(self):
+    row = _row(depth_kind='z', intrinsics=[50.0, 60.0, 20.0, 20.0, 64, 40])
+    seen = sample.mirrored(row)
+    for (x, y), (u, v) in zip(
+      row['pixel_coords'], seen['pixel_coords'], strict=True
+    ):
+      np.testing.assert_array_equal(row['image'][y, x], seen['image'][v, u])
+      assert (u, v) == (63 - x, y)
+    np.testing.assert_allclose(sample.ranges(seen), sample.ranges(row))
+
+  def test_half_of_the_training_samples_are_mirrored(self):
+    settings = sample.SampleSettings(
+      focal_mode='none', mark=False, mirror=True, prompt='coordinates_number'
+    )
+    row = _row(pixel_coords=[[20, 20]], depth=[2.0])
+    found = [
+      sample.make_sample(row, np.random.default_rng(s), settings)['pixel']
+      for s in range(60)
+    ]
+    assert set(found) == {(20, 20), (43, 20)}
+    assert 15 < found.count((43, 20)) < 45
+    assert sample.make_query(row, 0, settings)['pixel'] == (20, 20)

@@ -64,9 +64,7 @@ setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   python_requires='>=3.11,<3.14',
-  packages=find_packages(
-    include=['vlm*', 'data*', 'experiments*', 'launch*']
-  ),
+  packages=find_packages(include=['vlm*', 'data*', 'experiments*', 'launch*']),
   install_requires=CORE,
   extras_require=EXTRAS,
 )

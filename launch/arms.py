@@ -1,8 +1,8 @@
 """Trains and evaluates the arms of a miniature, several at a time on a CPU.
 
-A model of these sizes cannot keep two cores busy, two models can: on a CPU each
-arm gets a process and an even share of the cores. On an accelerator, which
-belongs to one process, arms run here, one after the other.
+Models of these sizes gain nothing from a second core, so on a CPU every arm
+gets a process with its share of threads. On an accelerator, which belongs to
+one process, arms run in this one, one after the other.
 """
 
 import concurrent.futures
@@ -26,11 +26,13 @@ POLL_SECONDS = 0.5
 Progress = Callable[[Arm, int], None]
 
 
-def default_workers() -> int:
-  """One arm per core on a CPU, at most four; one in all elsewhere."""
+def default_workers(arms: int) -> int:
+  """One arm per core on a CPU, or all if they are few; one elsewhere."""
   if jax.default_backend() != 'cpu':
     return 1
-  return min(4, len(_cores()) or os.cpu_count() or 1)
+  cores = len(_cores()) or os.cpu_count() or 1
+  # The last arms would leave cores idle if each had one to itself.
+  return arms if arms < 2 * cores else cores
 
 
 def run_arms(
@@ -91,12 +93,9 @@ def _run_in_processes(arms, root, workers, progress) -> None:
   os.environ.setdefault('GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1')
   # Spawned, not forked: JAX's threads do not survive a fork.
   context = multiprocessing.get_context('spawn')
-  shares = context.Queue()
-  cores = sorted(_cores())
-  for worker in range(workers):
-    shares.put(cores[worker::workers])
+  threads = max(1, len(_cores()) // workers)
   with concurrent.futures.ProcessPoolExecutor(
-    workers, context, _start_worker, (shares,)
+    workers, context, _start_worker, (threads,)
   ) as pool:
     running = {pool.submit(run_arm, arm, root): arm for arm in arms}
     try:
@@ -115,11 +114,20 @@ def _run_in_processes(arms, root, workers, progress) -> None:
       raise
 
 
-def _start_worker(shares) -> None:
-  """Quiet, and on its own cores; XLA sizes its thread pool by them."""
+def _start_worker(threads: int) -> None:
+  """Quiet, and with a thread pool of the given size.
+
+  XLA sizes its pool by the cores it may use when it starts; afterwards the
+  process may use all of them, so that none is idle while an arm waits.
+  """
   console.quiet()
-  if cores := shares.get():
-    os.sched_setaffinity(0, cores)
+  cores = _cores()
+  if not cores:
+    return
+  os.sched_setaffinity(0, sorted(cores)[:threads])
+  jax.devices()
+  for task in os.listdir('/proc/self/task'):
+    os.sched_setaffinity(int(task), cores)
 
 
 def _cores() -> set[int]:

@@ -96,11 +96,12 @@ def number(value: Any) -> str:
 
 
 def print_scores(results: dict[str, dict[str, Any]]) -> None:
-  """One row per set."""
+  """A column per set, a row per score: sets are few, terminals narrow."""
   names = list(next(iter(results.values()))['scores'])
-  table = Table('set', *names)
-  for name, result in results.items():
-    table.add_row(name, *(number(result['scores'][n]) for n in names))
+  table = Table('score', *results)
+  for name in names:
+    cells = (number(result['scores'][name]) for result in results.values())
+    table.add_row(name, *cells)
   _CONSOLE.print(table)
 
 

@@ -24,7 +24,11 @@ THOROUGH_SEEDS = 3
 
 
 def run_system(
-  name: str, seeds: int, thorough: bool, root: epath.Path, workers: int
+  name: str,
+  seeds: int,
+  thorough: bool,
+  root: epath.Path,
+  workers: int | None = None,
 ) -> Summary:
   """All arms of a system, summarised."""
   module = importlib.import_module(SYSTEMS[name])
@@ -45,7 +49,12 @@ def run_system(
       done = sum(bar.tasks[task].completed for task in bars.values())
       bar.update(whole, completed=done)
 
-    outcomes = arms.run_arms(made, root / name, workers, progress)
+    outcomes = arms.run_arms(
+      made,
+      root / name,
+      workers or arms.default_workers(len(made)),
+      progress,
+    )
   return module.summarise(outcomes)
 
 
@@ -55,7 +64,7 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'seeds', None, 'Seeds per arm; 1, or 3 when thorough.', lower_bound=1
   )
-  flags.DEFINE_bool('thorough', False, 'Longer runs, three seeds.')
+  flags.DEFINE_bool('thorough', False, 'All arms, three seeds.')
   flags.DEFINE_integer(
     'workers',
     None,
@@ -79,11 +88,10 @@ def main(argv: list[str]) -> None:
     )
   console.quiet()
   seeds = args.seeds or (THOROUGH_SEEDS if args.thorough else 1)
-  workers = args.workers or arms.default_workers()
   root = epath.Path(args.workdir)
   started = time.perf_counter()
   summaries = [
-    run_system(name, seeds, args.thorough, root, workers)
+    run_system(name, seeds, args.thorough, root, args.workers)
     for name in args.systems
   ]
   size = 'thorough' if args.thorough else 'quick'

@@ -12,20 +12,28 @@ Sizes: `smoke` (seconds), `tiny` (minutes on two cores, rooms rendered here),
   marker        the method: red arrow, all focal lengths rescaled to one
   coordinates   the same, with x and y in the question instead of the arrow
   mixed         arrow, cameras mixed as they come
+  focal         the same, with the focal length in the question
 """
 
 from ml_collections import ConfigDict
 
 from experiments.common import base_config, parse_arg
 
-ARMS = ('marker', 'coordinates', 'mixed')
+# Arm -> (prompt, focal mode, tokens of a row): 37 are the picture's,
+# question, answer and their ends need the rest.
+ARMS = {
+  'marker': ('marker_number', 'aniso', 44),
+  'coordinates': ('coordinates_number', 'aniso', 50),
+  'mixed': ('marker_number', 'none', 44),
+  'focal': ('marker_focal_number', 'none', 51),
+}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """The config of one size and arm; see the module's docstring."""
   options = parse_arg(arg, ('tiny', 'smoke', 'full'), arm='marker', seed=0)
   if options.arm not in ARMS:
-    raise ValueError(f'arm={options.arm!r}, expected one of {ARMS}')
+    raise ValueError(f'arm={options.arm!r}, expected one of {list(ARMS)}')
   config = base_config()
   config.task = 'experiments.depthlm.task'
   config.seed = options.seed
@@ -38,7 +46,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
 def _rooms(config: ConfigDict, options: ConfigDict) -> ConfigDict:
   """A small VLM from scratch on rendered rooms."""
   smoke = options.size == 'smoke'
-  config.steps = 60 if smoke else 1600
+  prompt, focal_mode, length = ARMS[options.arm]
+  config.steps = 60 if smoke else 1200
   config.batch_size = 16 if smoke else 64
   config.log_every = 20 if smoke else 50
   config.loss_chunk = 64
@@ -81,20 +90,17 @@ def _rooms(config: ConfigDict, options: ConfigDict) -> ConfigDict:
   config.checkpoint.every = 500
   config.eval.batch_size = 16 if smoke else 128
   config.eval.max_new_tokens = 8
-  # 37 for the picture; question, answer and their ends fill the rest.
-  config.data.seq_len = 50 if options.arm == 'coordinates' else 44
+  config.data.seq_len = length
   config.data.visual_tokens = 37  # 6 x 6 patches and the newline
   config.data.max_bad_share = 0.05
   config.depth = {
     'focal': 48.0,  # f_uni of section 2.1, in pixels
-    'focal_mode': 'none' if options.arm == 'mixed' else 'aniso',
+    'focal_mode': focal_mode,
     'size': (48, 48),
     'contrast': 0.2,
     'mirror': True,
     'mark': options.arm != 'coordinates',
-    'prompt': (
-      'coordinates_number' if options.arm == 'coordinates' else 'marker_number'
-    ),
+    'prompt': prompt,
     'crop_height': None,
     'crop_width': None,
   }

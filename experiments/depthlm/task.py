@@ -19,7 +19,7 @@ from vlm.metrics import bootstrap, depth
 
 TRAIN_SEED, EVAL_SEED = 0, 1_000_003  # other seed, other rooms
 PHOTO_LABELS = 400
-WORDS = ('how far?', ' ', *'0123456789.')
+WORDS = ('how far?', ' ', 'f', *'0123456789.')
 TEMPLATE = (
   '{% for m in messages %}'
   "{% if m.role == 'assistant' %}{% generation %}{{ m.content[0].text }}<end>"

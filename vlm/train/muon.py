@@ -1,6 +1,6 @@
 """Muon: momentum whose matrices are orthogonalised (Jordan 2024).
 
-Small models from scratch need about half of Adam's steps with it. The updates
+Small models from scratch learn in fewer steps with it than with Adam. Updates
 are scaled to the root mean square that Adam's have (0.2 sqrt(max(in, out)),
 Liu et al., arXiv 2502.16982, eq. 4), so learning rate and decay carry over.
 """

@@ -48,7 +48,7 @@ EXTRAS = {
     'chex>=0.1.90,<0.2',
     'beartype>=0.20,<1',
     'import-linter>=2.1,<3',
-    'ruff>=0.12,<1',
+    'ruff>=0.17,<0.18',  # other minors format otherwise
     'libtpu>=0.0.40,<0.1',  # compiles for TPU without a TPU
     'torch==2.13.0',  # parity with the published classes, tests only
     'gguf>=0.17,<1',

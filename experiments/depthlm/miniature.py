@@ -21,7 +21,7 @@ TITLE = 'DepthLM: metric depth as plain text'
 CLAIM = (
   'A small VLM learns metric distance by next-token prediction alone, if every '
   'image is first rescaled to one focal length. Miniature: rendered rooms, '
-  '48 x 48 pixels, about 0.2 M parameters from scratch. Not comparable with '
+  '48 x 48 pixels, half a million parameters from scratch. Not comparable with '
   'published numbers.'
 )
 NAMES = {

@@ -35,7 +35,15 @@ CLIP_TEXT = TOWER | dict(
   pad_token_id=0,
 )
 
-FAMILIES = ('qwen2', 'llama', 'siglip', 'siglip_no_head', 'clip', 'llava')
+FAMILIES = (
+  'qwen2',
+  'llama',
+  'siglip',
+  'siglip_no_head',
+  'clip',
+  'dinov2',
+  'llava',
+)
 
 
 def _build(family: str):
@@ -57,6 +65,10 @@ def _build(family: str):
       text_config=CLIP_TEXT, vision_config=VISION, projection_dim=20
     )
     return t.CLIPModel(config)
+  if family == 'dinov2':  # the variant with every kind of weight
+    facts = TOWER | dict(image_size=28, patch_size=14, use_swiglu_ffn=True)
+    facts.pop('intermediate_size')
+    return t.Dinov2WithRegistersModel(t.Dinov2WithRegistersConfig(**facts))
   vision = VISION | dict(
     model_type='siglip_vision_model', vision_use_head=False
   )

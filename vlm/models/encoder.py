@@ -121,7 +121,7 @@ def _split_last(blocks: nnx.Module) -> tuple[nnx.Module, nnx.Module]:
 
 
 class PatchEmbed(layers.Einsum):
-  """Cuts pixels into patches and projects each: [B, S, S, 3] -> [B, P, D]."""
+  """Cuts pixels into patches and projects each: [B, H, W, 3] -> [B, P, D]."""
 
   def __init__(self, patch, width, bias, runtime: Runtime, rngs: nnx.Rngs):
     self.patch = patch
@@ -133,11 +133,13 @@ class PatchEmbed(layers.Einsum):
       runtime=runtime,
     )
 
-  def __call__(self, pixels: Float[Array, 'B S S 3']) -> Float[Array, 'B P D']:
-    b, side, p = pixels.shape[0], pixels.shape[1] // self.patch, self.patch
+  def __call__(self, pixels: Float[Array, 'B H W 3']) -> Float[Array, 'B P D']:
+    p = self.patch
+    b, rows, columns = len(pixels), pixels.shape[1] // p, pixels.shape[2] // p
     # A border narrower than a patch is dropped, as a strided convolution does.
-    x = pixels[:, : side * p, : side * p].reshape(b, side, p, side, p, 3)
-    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, side * side, p, p, 3)
+    x = pixels[:, : rows * p, : columns * p]
+    x = x.reshape(b, rows, p, columns, p, 3)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * columns, p, p, 3)
     return super().__call__(x)
 
 

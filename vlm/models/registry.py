@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vlm.models import clip, llava_onevision, qwen2, siglip
+from vlm.models import clip, dinov2, llava_onevision, qwen2, siglip
 from vlm.models.functional import Runtime
 
 # model_type -> (config class, model class)
@@ -14,6 +14,8 @@ FAMILIES = {
     llava_onevision.LlavaOnevision,
   ),
   'clip': (clip.ClipConfig, clip.Clip),
+  'dinov2': (dinov2.Dinov2Config, dinov2.Dinov2),
+  'dinov2_with_registers': (dinov2.Dinov2Config, dinov2.Dinov2),
   'siglip_vision_model': (siglip.SiglipVisionConfig, siglip.Siglip),
 }
 

@@ -51,11 +51,13 @@ DEFAULT_RULES = (
   (r'(.*/)?layers/attn/o/kernel', P(None, 'tensor', None, 'fsdp')),
   (r'(.*/)?layers/mlp/(gate|up|fc1)/kernel', P(None, 'fsdp', 'tensor')),
   (r'(.*/)?layers/mlp/(gate|up|fc1)/bias', P(None, 'tensor')),
+  (r'(.*/)?layers/mlp/gate_up/kernel', P(None, 'fsdp', None, 'tensor')),
+  (r'(.*/)?layers/mlp/gate_up/bias', P(None, None, 'tensor')),
   (r'(.*/)?layers/mlp/(down|fc2)/kernel', P(None, 'tensor', 'fsdp')),
   (r'projector/linear_1/kernel', P('fsdp', 'tensor')),  # [Dv, D]
   (r'projector/linear_1/bias', P('tensor')),
   (r'projector/linear_2/kernel', P('tensor', 'fsdp')),  # [D, D]
-  (r'(.*/)?(scale|bias|class_token|newline)', P()),
+  (r'(.*/)?(scale|bias|class_token|register_tokens|newline)', P()),
 )
 
 

@@ -22,7 +22,12 @@ FIELDS = ('freeze', 'lr', 'decay')
 
 # Decay pulls weights of matrix products to zero; scales, biases and tables of
 # embeddings have no such reading.
-DECAY_RULES = ((r'(.*/)?(scale|bias|embedding|class_token|newline)', 0.0),)
+DECAY_RULES = (
+  (
+    r'(.*/)?(scale|bias|embedding|position|class_token|register_tokens|newline)',
+    0.0,
+  ),
+)
 
 
 @dataclasses.dataclass(frozen=True)

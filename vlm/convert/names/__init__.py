@@ -3,6 +3,7 @@
 from typing import Any
 
 from vlm.convert.names.clip import CLIP, CLIP_VISION
+from vlm.convert.names.dinov2 import DINOV2
 from vlm.convert.names.llava_onevision import LLAVA_ONEVISION
 from vlm.convert.names.qwen2 import QWEN2
 from vlm.convert.names.siglip import SIGLIP
@@ -15,6 +16,8 @@ TABLES: dict[str, Table] = {
   'siglip_vision_model': SIGLIP,
   'clip': CLIP,
   'clip_vision_model': CLIP_VISION,
+  'dinov2': DINOV2,
+  'dinov2_with_registers': DINOV2,
   'llava_onevision': LLAVA_ONEVISION,
 }
 

@@ -106,7 +106,7 @@ def _small_model(config: ConfigDict, smoke: bool) -> None:
 
 
 def _short_training(config: ConfigDict, smoke: bool) -> None:
-  config.steps = 60 if smoke else 1200
+  config.steps = 60 if smoke else 1400
   config.batch_size = 16 if smoke else 64
   config.log_every = 20 if smoke else 50
   config.loss_chunk = 64

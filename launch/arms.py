@@ -8,7 +8,10 @@ one process, arms run in this one, one after the other.
 import concurrent.futures
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -22,6 +25,7 @@ from launch import train as training
 from vlm.sharding import mesh as mesh_lib
 
 POLL_SECONDS = 0.5
+SAVE_SECONDS = 60
 
 Progress = Callable[[Arm, int], None]
 
@@ -121,6 +125,7 @@ def _start_worker(threads: int) -> None:
   process may use all of them, so that none is idle while an arm waits.
   """
   console.quiet()
+  threading.Thread(target=leave_with_parent, daemon=True).start()
   cores = _cores()
   if not cores:
     return
@@ -128,6 +133,18 @@ def _start_worker(threads: int) -> None:
   jax.devices()
   for task in os.listdir('/proc/self/task'):
     os.sched_setaffinity(int(task), cores)
+
+
+def leave_with_parent() -> None:
+  """Waits for the parent's end, then has this process save and leave.
+
+  A killed parent can tell its children nothing; they would train on unseen.
+  """
+  parent = multiprocessing.parent_process()
+  multiprocessing.connection.wait([parent.sentinel])
+  os.kill(os.getpid(), signal.SIGTERM)
+  time.sleep(SAVE_SECONDS)
+  os._exit(1)
 
 
 def _cores() -> set[int]:

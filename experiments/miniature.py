@@ -3,6 +3,7 @@
 A system's module (experiments/NAME/miniature.py) has
 
   arms(seeds, thorough) -> [Arm]        what to train, the method first
+  prepare(arms)                         makes the data that arms share
   summarise(outcomes) -> Summary        tables, pictures and sentences
 
 `launch.reproduce` trains and evaluates every arm, keeps the outcomes by config

@@ -34,6 +34,9 @@ def run_system(
   module = importlib.import_module(SYSTEMS[name])
   made = module.arms(seeds, thorough)
   with console.progress_bar() as bar:
+    data = bar.add_task(f'{name}: data', total=1)
+    module.prepare(made)
+    bar.advance(data)
     whole = bar.add_task(
       f'{name}: all steps', total=sum(arm.config.steps for arm in made)
     )

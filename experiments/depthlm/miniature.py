@@ -43,6 +43,13 @@ def arms(seeds: int, thorough: bool) -> list[Arm]:
   return found
 
 
+def prepare(arms: Sequence[Arm]) -> None:
+  """Renders the rooms, which all arms share."""
+  task = Task(arms[0].config)
+  task.train_rows()
+  task.eval_sets()
+
+
 def summarise(outcomes: Sequence[Outcome]) -> Summary:
   """Scores with intervals, baselines that see no picture, and pictures."""
   task = Task(outcomes[0].arm.config)

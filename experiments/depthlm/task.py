@@ -1,6 +1,5 @@
 """DepthLM as a task: rows to questions, answers to scores."""
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -175,9 +174,14 @@ class Task:
     )
 
   def _arms(self) -> tuple[SampleSettings, ...]:
-    """Labels are usable under every arm, so all arms see the same pixels."""
+    """Labels are usable under every arm, so all arms see the same pixels.
+
+    Only geometry decides, and only geometry names the rooms kept on disk.
+    """
     return tuple(
-      dataclasses.replace(self.settings, focal_mode=mode, prompt='marker')
+      SampleSettings(
+        focal=self.settings.focal, focal_mode=mode, size=self.settings.size
+      )
       for mode in ('aniso', 'none')
     )
 

@@ -139,6 +139,7 @@ def _halls() -> dict:
     'corridors': 0.0,
     'room_width': (4.0, 14.0),
     'room_length': (5.0, 20.0),
+    'room_height': (2.3, 3.3),
     'objects': (1, 3),
     'period': (0.8, 2.0),
   }

@@ -42,6 +42,7 @@ FAMILIES = (
   'siglip_no_head',
   'clip',
   'dinov2',
+  'qwen2_5_vl',
   'llava',
 )
 
@@ -69,6 +70,17 @@ def _build(family: str):
     facts = TOWER | dict(image_size=28, patch_size=14, use_swiglu_ffn=True)
     facts.pop('intermediate_size')
     return t.Dinov2WithRegistersModel(t.Dinov2WithRegistersConfig(**facts))
+  if family == 'qwen2_5_vl':
+    rope = dict(rope_type='default', rope_theta=1e6, mrope_section=[1, 1, 2])
+    vision = dict(
+      depth=2, hidden_size=32, num_heads=4, intermediate_size=48,
+      out_hidden_size=32, fullatt_block_indexes=[1], window_size=56,
+    )  # fmt: skip
+    # Its decoder knows no head dims but width / heads.
+    text = DECODER | dict(hidden_size=32, rope_parameters=rope)
+    text.pop('head_dim')
+    config = t.Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+    return t.Qwen2_5_VLForConditionalGeneration(config)
   vision = VISION | dict(
     model_type='siglip_vision_model', vision_use_head=False
   )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -136,15 +137,29 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def rope_angles(
-  positions: Int[Array, 'B T'], head_dim: int, theta: float
+  positions: Int[Array, 'B T'] | Int[Array, 'B T 3'],
+  head_dim: int,
+  theta: float,
+  sections: tuple[int, ...] = (),
 ) -> tuple[Float[Array, 'B T H2'], Float[Array, 'B T H2']]:
   """Cosines and sines of rotary position angles.
 
   Angle j at position p is p / theta^(2j / H); float32 throughout, since bf16
   cannot tell neighbouring positions apart beyond 256.
+
+  Args:
+    positions: one number per token, or (t, h, w).
+    head_dim: H.
+    theta: the base.
+    sections: of three-part positions, how many angles turn with t, h and w
+      (M-RoPE, arXiv 2409.12191, section 2.1); they sum to H / 2.
   """
   exponent = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
-  angles = positions[..., None].astype(jnp.float32) * theta**-exponent
+  positions = positions[..., None]
+  if positions.ndim == 4:
+    part = np.repeat(np.arange(3), sections)  # [H / 2]
+    positions = positions[:, :, part, 0]
+  angles = positions.astype(jnp.float32) * theta**-exponent
   return jnp.cos(angles), jnp.sin(angles)
 
 

@@ -6,7 +6,7 @@ decided on the host by `plan.py`; here it is one weighted gather.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,22 +18,7 @@ from vlm.models.functional import Params, Runtime
 from vlm.models.partition import constrain
 from vlm.models.qwen2 import Decoder, LanguageModel, Qwen2Config
 from vlm.models.siglip import SiglipVision, SiglipVisionConfig
-
-
-class VisualTokens(NamedTuple):
-  """What stands between the vision tower and the decoder.
-
-  Attributes:
-    tokens: [B, M, D] in the decoder's width.
-    valid: bool [B, M]; valid tokens fill the placeholders in order.
-    grid: int32 [B, M, 3], (t, h, w) of each token, -1 where it has none.
-    received_attention: float32 [B, M] or None; see `attention.received`.
-  """
-
-  tokens: jax.Array
-  valid: jax.Array
-  grid: jax.Array
-  received_attention: jax.Array | None
+from vlm.models.visual import VisualTokens, gather, placed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,10 +192,10 @@ class LlavaOnevision(LanguageModel):
       modules.newline[...].astype(features.dtype), (b, 1, features.shape[-1])
     )
     bank = jnp.concatenate([features, newline], axis=1)
-    tokens = constrain(_gather(bank, plan), 'batch', None, None)
+    tokens = constrain(gather(bank, plan), 'batch', None, None)
     if received is not None:
       scores = jnp.pad(received.reshape(b, -1), ((0, 0), (0, 1)))
-      received = _gather(scores[..., None], plan)[..., 0]
+      received = gather(scores[..., None], plan)[..., 0]
     return VisualTokens(tokens, plan['valid'], plan['grid'], received)
 
   def embed(
@@ -219,33 +204,16 @@ class LlavaOnevision(LanguageModel):
     tokens: Int[Array, 'B T'],
     visual: VisualTokens | None = None,
   ) -> Float[Array, 'B T D']:
-    """Token embeddings, with placeholders replaced by visual tokens in order.
-
-    The host has checked that a row has as many placeholders as valid tokens.
-    """
+    """Token embeddings, with placeholders replaced by visual tokens."""
     x = super().embed(params, tokens)
     if visual is None:
       return x
     config = self.config
     slot = (tokens == config.image_token) | (tokens == config.video_token)
-    # Valid tokens come first in a plan, so the n-th placeholder takes token n.
-    nth = jnp.clip(jnp.cumsum(slot, axis=1) - 1, 0, visual.valid.shape[1] - 1)
-    placed = jnp.take_along_axis(visual.tokens, nth[..., None], axis=1)
-    return jnp.where(slot[..., None], placed.astype(x.dtype), x)
+    return placed(x, slot, visual)
 
   def hidden(self, params: Params, batch: dict) -> Float[Array, 'B T D']:
     visual = self.encode_visual(params, batch['pixels'], batch['plan'])
     x = self.embed(params, batch['tokens'], visual)
     hidden, _ = self.decode(params, x, batch['positions'], batch['segment_ids'])
     return hidden
-
-
-def _gather(
-  bank: Float[Array, 'B S D'], plan: dict[str, jax.Array]
-) -> Float[Array, 'B M D']:
-  """Weighted sum of K bank rows per token, one tap at a time."""
-  total = 0.0
-  for tap in range(plan['index'].shape[2]):
-    rows = jnp.take_along_axis(bank, plan['index'][:, :, tap, None], axis=1)
-    total += rows * plan['weight'][:, :, tap, None].astype(bank.dtype)
-  return total

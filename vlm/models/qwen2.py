@@ -27,6 +27,17 @@ HF_DEFAULTS = {
   | dict(vocab_size=151936, intermediate_size=22016, num_key_value_heads=32),
   'llama': _SHARED | dict(vocab_size=32000, intermediate_size=11008),
 }
+# The decoders inside Qwen2-VL and Qwen2.5-VL: Qwen2 with M-RoPE. Their classes
+# have Qwen2-VL-72B's sizes as defaults.
+HF_DEFAULTS['qwen2_5_vl_text'] = HF_DEFAULTS['qwen2_5_vl'] = dict(
+  vocab_size=152064,
+  hidden_size=8192,
+  intermediate_size=29568,
+  num_hidden_layers=80,
+  num_attention_heads=64,
+  num_key_value_heads=8,
+  rms_norm_eps=1e-5,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +55,7 @@ class Qwen2Config:
   norm_eps: float = 1e-6
   qkv_bias: bool = True
   tied_head: bool = True
+  mrope_section: tuple[int, ...] = ()
   model_type: str = 'qwen2'
 
   @classmethod
@@ -62,7 +74,8 @@ class Qwen2Config:
     config = HF_DEFAULTS[kind] | config
     rope = config.get('rope_parameters') or config.get('rope_scaling') or {}
     scaling = rope.get('rope_type', rope.get('type', 'default'))
-    if scaling != 'default':
+    # 'mrope' is the old name of the default with sections.
+    if scaling not in ('default', 'mrope'):
       raise ValueError(
         f'config.json: rope type {scaling!r} is not supported by qwen2.py'
       )
@@ -85,8 +98,9 @@ class Qwen2Config:
       mlp_width=config['intermediate_size'],
       rope_theta=float(theta),
       norm_eps=config.get('rms_norm_eps', 1e-6),
-      qkv_bias=kind == 'qwen2',
+      qkv_bias=kind != 'llama',
       tied_head=bool(config.get('tie_word_embeddings', False)),
+      mrope_section=tuple(rope.get('mrope_section') or ()),
       model_type=kind,
     )
 
@@ -184,12 +198,13 @@ class Decoder(nnx.Module):
   def __call__(
     self,
     x: Float[Array, 'B T D'],
-    positions: Int[Array, 'B T'],
+    positions: Int[Array, 'B T ...'],
     segment_ids: Int[Array, 'B T'],
     cache: Cache | None = None,
   ) -> tuple[Float[Array, 'B T D'], Cache | None]:
+    config = self.config
     rope = layers.rope_angles(
-      positions, self.config.head_dim, self.config.rope_theta
+      positions, config.head_dim, config.rope_theta, config.mrope_section
     )
     shared, per_layer = None, None
     if cache is not None:
@@ -271,11 +286,14 @@ class LanguageModel:
     self,
     params: Params,
     x: Float[Array, 'B T D'],
-    positions: Int[Array, 'B T'],
+    positions: Int[Array, 'B T ...'],
     segment_ids: Int[Array, 'B T'],
     cache: Cache | None = None,
   ) -> tuple[Float[Array, 'B T D'], Cache | None]:
-    """Runs the layers; with a cache, appends at its index."""
+    """Runs the layers; with a cache, appends at its index.
+
+    Positions are [B, T], or [B, T, 3] where the checkpoint has M-RoPE.
+    """
     return self._decoder(params)(x, positions, segment_ids, cache)
 
   def head_kernel(self, params: Params) -> Float[Array, 'D V']:

@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from vlm.models import clip, dinov2, llava_onevision, qwen2, siglip
+from vlm.models import (
+  clip,
+  dinov2,
+  llava_onevision,
+  qwen2,
+  qwen2_5_vl,
+  siglip,
+)
 from vlm.models.functional import Runtime
 
 # model_type -> (config class, model class)
@@ -16,6 +23,7 @@ FAMILIES = {
   'clip': (clip.ClipConfig, clip.Clip),
   'dinov2': (dinov2.Dinov2Config, dinov2.Dinov2),
   'dinov2_with_registers': (dinov2.Dinov2Config, dinov2.Dinov2),
+  'qwen2_5_vl': (qwen2_5_vl.Qwen25VLConfig, qwen2_5_vl.Qwen25VL),
   'siglip_vision_model': (siglip.SiglipVisionConfig, siglip.Siglip),
 }
 

@@ -23,6 +23,7 @@ def generate(
   eos_ids: tuple[int, ...],
   pixels: jax.Array | None = None,
   plan: dict[str, jax.Array] | None = None,
+  positions: Int[Array, 'B T 3'] | None = None,
 ) -> Int[Array, 'B G']:
   """Continues each prompt with its most probable tokens.
 
@@ -35,6 +36,8 @@ def generate(
     eos_ids: a row stops after producing one of these.
     pixels: [B, I, S, S, 3] for prompts with images, else None.
     plan: with `pixels`; see data/pipeline.py.
+    positions: of the prompts, where the checkpoint has M-RoPE; by default they
+      are counted.
 
   Returns:
     int32 [B, G]: the new tokens, ending in an EOS id where one was produced
@@ -45,7 +48,8 @@ def generate(
   if pixels is not None:
     visual = model.encode_visual(params, pixels, plan)
   cache = model.init_cache(rows, length + max_new_tokens)
-  positions = jnp.maximum(jnp.cumsum(segment_ids, axis=1) - 1, 0)
+  if positions is None:
+    positions = jnp.maximum(jnp.cumsum(segment_ids, axis=1) - 1, 0)
   x = model.embed(params, tokens, visual)
   hidden, cache = model.decode(params, x, positions, segment_ids, cache)
   eos = jnp.asarray(eos_ids, jnp.int32)
@@ -72,7 +76,7 @@ def generate(
     jnp.zeros((), jnp.int32),
     jnp.zeros((rows,), bool),
     first,
-    positions[:, -1] + 1,
+    positions.reshape(rows, -1).max(axis=1) + 1,
     cache,
     out,
   )

@@ -54,6 +54,11 @@ DEFAULT_RULES = (
   (r'(.*/)?layers/mlp/gate_up/kernel', P(None, 'fsdp', None, 'tensor')),
   (r'(.*/)?layers/mlp/gate_up/bias', P(None, None, 'tensor')),
   (r'(.*/)?layers/mlp/(down|fc2)/kernel', P(None, 'tensor', 'fsdp')),
+  (r'(.*/)?layers/attn/qkv/kernel', P(None, 'fsdp', None, 'tensor', None)),
+  (r'(.*/)?layers/attn/qkv/bias', P(None, None, 'tensor', None)),
+  (r'(.*/)?merger/fc1/kernel', P('fsdp', 'tensor')),  # [4 Dv, 4 Dv]
+  (r'(.*/)?merger/fc1/bias', P('tensor')),
+  (r'(.*/)?merger/fc2/kernel', P('tensor', 'fsdp')),  # [4 Dv, D]
   (r'projector/linear_1/kernel', P('fsdp', 'tensor')),  # [Dv, D]
   (r'projector/linear_1/bias', P('tensor')),
   (r'projector/linear_2/kernel', P('tensor', 'fsdp')),  # [D, D]

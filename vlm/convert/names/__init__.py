@@ -6,6 +6,7 @@ from vlm.convert.names.clip import CLIP, CLIP_VISION
 from vlm.convert.names.dinov2 import DINOV2
 from vlm.convert.names.llava_onevision import LLAVA_ONEVISION
 from vlm.convert.names.qwen2 import QWEN2
+from vlm.convert.names.qwen2_5_vl import QWEN2_5_VL
 from vlm.convert.names.siglip import SIGLIP
 from vlm.convert.tables import Table
 
@@ -19,6 +20,7 @@ TABLES: dict[str, Table] = {
   'dinov2': DINOV2,
   'dinov2_with_registers': DINOV2,
   'llava_onevision': LLAVA_ONEVISION,
+  'qwen2_5_vl': QWEN2_5_VL,
 }
 
 

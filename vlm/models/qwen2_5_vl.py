@@ -1,0 +1,101 @@
+"""Qwen2.5-VL (arXiv 2502.13923): windowed tower, merger, M-RoPE decoder."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from vlm.models.functional import Params, Runtime
+from vlm.models.partition import constrain
+from vlm.models.qwen2 import Decoder, LanguageModel, Qwen2Config
+from vlm.models.qwen2_5_vision import Qwen25Vision, Qwen25VisionConfig
+from vlm.models.visual import VisualTokens, placed
+
+
+@dataclasses.dataclass(frozen=True)
+class Qwen25VLConfig:
+  """Facts of a checkpoint."""
+
+  vision: Qwen25VisionConfig = Qwen25VisionConfig()
+  decoder: Qwen2Config = Qwen2Config(mrope_section=(16, 24, 24))
+  image_token: int = 151655
+  video_token: int = 151656
+  model_type: str = 'qwen2_5_vl'
+
+  @classmethod
+  def from_hf(cls, config: dict[str, Any]) -> 'Qwen25VLConfig':
+    """Reads HF's `config.json` (model_type qwen2_5_vl).
+
+    Files written before transformers 4.52 hold the decoder's facts at their top
+    level, later ones under `text_config`.
+    """
+    text = config.get('text_config', config)
+    # A config tied at either level is tied: transformers reads both.
+    tied = config.get('tie_word_embeddings') or text.get('tie_word_embeddings')
+    return cls(
+      vision=Qwen25VisionConfig.from_hf(config['vision_config']),
+      decoder=Qwen2Config.from_hf(text | {'tie_word_embeddings': tied}),
+      image_token=config.get('image_token_id', 151655),
+      video_token=config.get('video_token_id', 151656),
+    )
+
+
+class _Modules(nnx.Module):
+  def __init__(self, config: Qwen25VLConfig, runtime: Runtime, rngs: nnx.Rngs):
+    self.vision = Qwen25Vision(config.vision, runtime, rngs)
+    self.decoder = Decoder(config.decoder, runtime, rngs)
+
+
+class Qwen25VL(LanguageModel):
+  """Tower and decoder as pure functions of the parameters."""
+
+  def _module(self, rngs: nnx.Rngs) -> nnx.Module:
+    return _Modules(self.config, self.runtime, rngs)
+
+  @property
+  def decoder_config(self) -> Qwen2Config:
+    return self.config.decoder
+
+  def encode_visual(
+    self, params: Params, pixels: jax.Array, plan: dict[str, jax.Array]
+  ) -> VisualTokens:
+    """Patches in their windows -> visual tokens in the order of the prompt.
+
+    Args:
+      params: the parameters.
+      pixels: [B, S, 3 * frames * patch^2] patches, slot by slot, uint8 or
+        normalised float.
+      plan: what `windows.plan_windows` gives, stacked over rows: position
+        [B, S, 2], frame [B, S], token [B, M], grid [B, M, 3], and valid [B, M].
+
+    Returns:
+      The visual tokens.
+    """
+    modules = self._description.bind(params)
+    blocks = modules.vision(pixels, plan['position'], plan['frame'])
+    tokens = jnp.take_along_axis(blocks, plan['token'][..., None], axis=1)
+    tokens = constrain(tokens, 'batch', None, None)
+    return VisualTokens(tokens, plan['valid'], plan['grid'], None)
+
+  def embed(
+    self,
+    params: Params,
+    tokens: Int[Array, 'B T'],
+    visual: VisualTokens | None = None,
+  ) -> Float[Array, 'B T D']:
+    """Token embeddings, with placeholders replaced by visual tokens."""
+    x = super().embed(params, tokens)
+    if visual is None:
+      return x
+    config = self.config
+    slot = (tokens == config.image_token) | (tokens == config.video_token)
+    return placed(x, slot, visual)
+
+  def hidden(self, params: Params, batch: dict) -> Float[Array, 'B T D']:
+    visual = self.encode_visual(params, batch['pixels'], batch['plan'])
+    x = self.embed(params, batch['tokens'], visual)
+    hidden, _ = self.decode(params, x, batch['positions'], batch['segment_ids'])
+    return hidden

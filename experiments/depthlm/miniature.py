@@ -97,13 +97,13 @@ def _table(outcomes, baselines, name: str) -> Table:
     seeds = [o.sets[name] for o in outcomes if o.arm.name == arm]
     answers = np.concatenate([predictions(result) for result in seeds])
     records = [record for result in seeds for record in result['records']]
-    label = arm if len(seeds) == 1 else f'{arm} ({len(seeds)} seeds)'
     repeated = np.tile(hard_if, len(seeds))
-    rows.append([label, *_cells(answers, records, repeated)])
+    rows.append([arm, *_cells(answers, records, repeated)])
   records = outcomes[0].sets[name]['records']
   for baseline, answers in baselines[name].items():
     rows.append([baseline, *_cells(answers, records, hard_if)])
-  return Table(name, header, rows)
+  title = name if len(seeds) == 1 else f'{name}, {len(seeds)} seeds'
+  return Table(title, header, rows)
 
 
 def _cells(answers, records, location) -> list[str]:

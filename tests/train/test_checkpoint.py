@@ -79,6 +79,20 @@ def test_round_trip_on_another_mesh_shape(pristine, mesh):
   assert restored['params']['dense']['bias'].dtype == jnp.bfloat16
 
 
+def test_a_relative_folder_will_do(tmp_path, mesh, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  checkpoints = Checkpoints('runs/one')
+  state = make_state(3, mesh)
+  checkpoints.save(3, state)
+  checkpoints.close()
+  monkeypatch.chdir('/')
+  assert checkpoints.latest() == 3
+  restored, _ = checkpoints.restore(abstract_of(state), step=3)
+  np.testing.assert_array_equal(
+    restored['params']['dense']['kernel'], state['params']['dense']['kernel']
+  )
+
+
 def test_the_position_in_the_data_comes_back(pristine, mesh):
   reference = make_data()
   next(reference)

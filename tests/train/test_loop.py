@@ -251,6 +251,35 @@ def test_the_watchdog_reports_a_hang_once_with_stacks(capfd, caplog):
   assert 'HANG' in errors and 'a_step_that_hangs' in errors
 
 
+def test_a_save_that_failed_in_the_background_stops_the_run_soon(
+  mesh, tmp_path, monkeypatch
+):
+  checkpoints = Checkpoints(tmp_path)
+
+  def fail(*unused):
+    raise OSError('the disk is full')
+
+  def report(row):
+    rows.append(row)
+    time.sleep(0.01)  # a step takes its time
+
+  rows = []
+  monkeypatch.setattr(checkpoints, '_finish', fail)
+  with pytest.raises(OSError, match='the disk is full'):
+    loop.train(
+      new_state(mesh),
+      step_fn,
+      rows_of(),
+      steps=1000,
+      mesh=mesh,
+      log_every=1,
+      report=report,
+      checkpoints=checkpoints,
+      checkpoint_every=100,
+    )
+  assert rows[-1]['step'] < 200  # the next save would have told, too late
+
+
 def test_a_slow_last_save_is_not_a_hang(mesh, tmp_path, monkeypatch):
   checkpoints = Checkpoints(tmp_path)
   wait = checkpoints.wait

@@ -79,7 +79,7 @@ class Checkpoints:
       raise ValueError(f'checkpoint.keep_last must be >= 1, got {keep_last}.')
     if best_mode not in ('min', 'max'):
       raise ValueError(f"best_mode must be 'min' or 'max', got {best_mode!r}.")
-    self.directory = epath.Path(directory)
+    self.directory = _absolute(directory)
     self.directory.mkdir(parents=True, exist_ok=True)
     self._keep_last, self._keep_best = keep_last, keep_best
     self._sign = 1 if best_mode == 'max' else -1
@@ -162,6 +162,12 @@ class Checkpoints:
     pending.result()
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices('checkpoint complete')
+
+  def check(self) -> None:
+    """Raises what the save in the background died of, if it has; no waiting."""
+    pending = self._pending
+    if pending is not None and pending.done() and pending.exception():
+      self.wait()
 
   def close(self) -> None:
     """Waits, then ends the background thread."""
@@ -341,6 +347,12 @@ class Checkpoints:
       if step not in keep:
         manifest.remove(self.path(step))
         self.path(step).rmtree()
+
+
+def _absolute(directory: str | os.PathLike) -> epath.Path:
+  """Orbax refuses relative paths, and only once a save has begun."""
+  text = os.fspath(directory)
+  return epath.Path(text if '://' in text else os.path.abspath(text))
 
 
 def _frozen(state: Any) -> Any:

@@ -247,6 +247,8 @@ class _Run:
       row |= self._o.throughput.row(timing.step_time)
       row['eta'] = (self._o.steps - step) * timing.average
     self._emit(row)
+    if self._o.checkpoints:
+      self._o.checkpoints.check()
 
   def _emit(self, row: Row) -> None:
     self._o.report(row)

@@ -103,6 +103,43 @@ def test_rows_and_hooks(mesh, tmp_path):
   assert checkpoints.facts(10).metrics['eval/step'] == 10
 
 
+def test_data_slower_than_the_device_is_data_wait(mesh):
+  def slow():
+    for row in rows_of():
+      time.sleep(0.02)
+      yield row
+
+  rows = []
+  loop.train(
+    new_state(mesh),
+    step_fn,
+    slow(),
+    steps=8,
+    mesh=mesh,
+    log_every=4,
+    report=rows.append,
+  )
+  assert rows[-1]['data_wait'] > 0.5
+
+
+def test_data_hidden_behind_a_step_is_no_data_wait():
+  class Pending:
+    ready = False
+
+    def is_ready(self):
+      return self.ready
+
+  options = dict.fromkeys(('steps', 'log_every', 'scalars', 'checkpoints'))
+  run = loop._Run(0, {}, batches=rows_of(), **options)
+  loss = Pending()
+  run._in_flight.append((1, {'loss': loss}))
+  run.next_batch(1, {})
+  assert run._waited == 0
+  loss.ready = True
+  run.next_batch(1, {})
+  assert run._waited > 0
+
+
 def test_the_host_stays_ahead_of_the_device(mesh):
   """The loop asks for batch k + AHEAD before step k has to be over."""
   drawn, finished = [], []
@@ -116,6 +153,9 @@ def test_the_host_stays_ahead_of_the_device(mesh):
     def block_until_ready(self):
       finished.append((self.step, len(drawn)))
       return self
+
+    def is_ready(self):
+      return False
 
   def batches():
     for i in range(20):

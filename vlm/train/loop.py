@@ -142,7 +142,11 @@ class _Run:
     self._waited = 0.0
 
   def next_batch(self, step: int, state: State) -> Mapping:
-    """The next host batch; the time spent here is the data wait."""
+    """The next host batch.
+
+    The time spent here is data wait if the device ran out of work meanwhile;
+    otherwise it is hidden behind a step.
+    """
     start = time.perf_counter()
     try:
       batch = next(self._o.batches)
@@ -153,8 +157,15 @@ class _Run:
         f'The data ended after step {step} of {self._o.steps}. Lower'
         ' --config.steps, or let the data repeat (--config.data.epochs).'
       ) from None
-    self._waited += time.perf_counter() - start
+    if not self._device_is_busy():
+      self._waited += time.perf_counter() - start
     return batch
+
+  def _device_is_busy(self) -> bool:
+    if not self._in_flight:
+      return False
+    _, metrics = self._in_flight[-1]
+    return not all(x.is_ready() for x in jax.tree.leaves(metrics))
 
   def account(self, step: int, metrics: Mapping) -> None:
     """Adds a step to the window; waits for the step AHEAD steps before."""

@@ -11,14 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from vlm.models import layers, plan
 from vlm.models.functional import Params, Runtime
 from vlm.models.partition import constrain
-from vlm.models.qwen2 import Decoder, LanguageModel, Qwen2Config
+from vlm.models.qwen2 import Decoder, Qwen2Config
 from vlm.models.siglip import SiglipVision, SiglipVisionConfig
-from vlm.models.visual import VisualTokens, gather, placed
+from vlm.models.visual import VisionLanguageModel, VisualTokens, gather
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,15 +150,11 @@ class _Modules(nnx.Module):
     self.decoder = Decoder(config.decoder, runtime, rngs)
 
 
-class LlavaOnevision(LanguageModel):
+class LlavaOnevision(VisionLanguageModel):
   """Tower + connector + decoder as pure functions of the parameters."""
 
   def _module(self, rngs: nnx.Rngs) -> nnx.Module:
     return _Modules(self.config, self.runtime, rngs)
-
-  @property
-  def decoder_config(self) -> Qwen2Config:
-    return self.config.decoder
 
   def encode_visual(
     self,
@@ -197,23 +193,3 @@ class LlavaOnevision(LanguageModel):
       scores = jnp.pad(received.reshape(b, -1), ((0, 0), (0, 1)))
       received = gather(scores[..., None], plan)[..., 0]
     return VisualTokens(tokens, plan['valid'], plan['grid'], received)
-
-  def embed(
-    self,
-    params: Params,
-    tokens: Int[Array, 'B T'],
-    visual: VisualTokens | None = None,
-  ) -> Float[Array, 'B T D']:
-    """Token embeddings, with placeholders replaced by visual tokens."""
-    x = super().embed(params, tokens)
-    if visual is None:
-      return x
-    config = self.config
-    slot = (tokens == config.image_token) | (tokens == config.video_token)
-    return placed(x, slot, visual)
-
-  def hidden(self, params: Params, batch: dict) -> Float[Array, 'B T D']:
-    visual = self.encode_visual(params, batch['pixels'], batch['plan'])
-    x = self.embed(params, batch['tokens'], visual)
-    hidden, _ = self.decode(params, x, batch['positions'], batch['segment_ids'])
-    return hidden

@@ -315,11 +315,25 @@ class LanguageModel:
     """An empty cache in the compute dtype."""
     return init_cache(self.decoder_config, batch, length, self.runtime.dtype)
 
-  def hidden(self, params: Params, batch: dict) -> Float[Array, 'B T D']:
-    """Hidden states of a training batch (see data/pipeline.py)."""
+  def forward(
+    self, params: Params, batch: dict, cache: Cache | None = None
+  ) -> tuple[Float[Array, 'B T D'], Cache | None]:
+    """Hidden states of a batch, or of a prompt that fills a cache.
+
+    Args:
+      params: the parameters.
+      batch: tokens, positions, segment_ids, and pixels and plan for a model
+        that sees (see data/pipeline.py).
+      cache: what `decode` appends to.
+    """
     x = self.embed(params, batch['tokens'])
-    hidden, _ = self.decode(params, x, batch['positions'], batch['segment_ids'])
-    return hidden
+    return self.decode(
+      params, x, batch['positions'], batch['segment_ids'], cache
+    )
+
+  def hidden(self, params: Params, batch: dict) -> Float[Array, 'B T D']:
+    """Hidden states of a training batch."""
+    return self.forward(params, batch)[0]
 
 
 class _Holder(nnx.Module):

@@ -6,13 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
 
 from vlm.models.functional import Params, Runtime
 from vlm.models.partition import constrain
-from vlm.models.qwen2 import Decoder, LanguageModel, Qwen2Config
+from vlm.models.qwen2 import Decoder, Qwen2Config
 from vlm.models.qwen2_5_vision import Qwen25Vision, Qwen25VisionConfig
-from vlm.models.visual import VisualTokens, placed
+from vlm.models.visual import VisionLanguageModel, VisualTokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +48,11 @@ class _Modules(nnx.Module):
     self.decoder = Decoder(config.decoder, runtime, rngs)
 
 
-class Qwen25VL(LanguageModel):
+class Qwen25VL(VisionLanguageModel):
   """Tower and decoder as pure functions of the parameters."""
 
   def _module(self, rngs: nnx.Rngs) -> nnx.Module:
     return _Modules(self.config, self.runtime, rngs)
-
-  @property
-  def decoder_config(self) -> Qwen2Config:
-    return self.config.decoder
 
   def encode_visual(
     self, params: Params, pixels: jax.Array, plan: dict[str, jax.Array]
@@ -79,23 +74,3 @@ class Qwen25VL(LanguageModel):
     tokens = jnp.take_along_axis(blocks, plan['token'][..., None], axis=1)
     tokens = constrain(tokens, 'batch', None, None)
     return VisualTokens(tokens, plan['valid'], plan['grid'], None)
-
-  def embed(
-    self,
-    params: Params,
-    tokens: Int[Array, 'B T'],
-    visual: VisualTokens | None = None,
-  ) -> Float[Array, 'B T D']:
-    """Token embeddings, with placeholders replaced by visual tokens."""
-    x = super().embed(params, tokens)
-    if visual is None:
-      return x
-    config = self.config
-    slot = (tokens == config.image_token) | (tokens == config.video_token)
-    return placed(x, slot, visual)
-
-  def hidden(self, params: Params, batch: dict) -> Float[Array, 'B T D']:
-    visual = self.encode_visual(params, batch['pixels'], batch['plan'])
-    x = self.embed(params, batch['tokens'], visual)
-    hidden, _ = self.decode(params, x, batch['positions'], batch['segment_ids'])
-    return hidden

@@ -4,7 +4,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
+
+from vlm.models.functional import Params
+from vlm.models.qwen2 import Cache, LanguageModel, Qwen2Config
 
 
 class VisualTokens(NamedTuple):
@@ -47,3 +50,49 @@ def gather(
     rows = jnp.take_along_axis(bank, plan['index'][:, :, tap, None], axis=1)
     total += rows * plan['weight'][:, :, tap, None].astype(bank.dtype)
   return total
+
+
+class VisionLanguageModel(LanguageModel):
+  """Tower, connector and decoder as pure functions of the parameters.
+
+  A family defines `_module` and `encode_visual`; its config holds `decoder`,
+  `image_token` and `video_token`.
+  """
+
+  @property
+  def decoder_config(self) -> Qwen2Config:
+    return self.config.decoder
+
+  def encode_visual(
+    self, params: Params, pixels: jax.Array, plan: dict[str, jax.Array]
+  ) -> VisualTokens:
+    """Pixels and their plan -> the visual tokens of each row."""
+    raise NotImplementedError
+
+  def embed(
+    self,
+    params: Params,
+    tokens: Int[Array, 'B T'],
+    visual: VisualTokens | None = None,
+  ) -> Float[Array, 'B T D']:
+    """Token embeddings, with placeholders replaced by visual tokens."""
+    x = super().embed(params, tokens)
+    if visual is None:
+      return x
+    return placed(x, self.is_placeholder(tokens), visual)
+
+  def is_placeholder(self, tokens: Int[Array, 'B T']) -> Bool[Array, 'B T']:
+    """Where a visual token stands."""
+    config = self.config
+    return (tokens == config.image_token) | (tokens == config.video_token)
+
+  def forward(
+    self, params: Params, batch: dict, cache: Cache | None = None
+  ) -> tuple[Float[Array, 'B T D'], Cache | None]:
+    visual = None
+    if 'pixels' in batch:
+      visual = self.encode_visual(params, batch['pixels'], batch['plan'])
+    x = self.embed(params, batch['tokens'], visual)
+    return self.decode(
+      params, x, batch['positions'], batch['segment_ids'], cache
+    )

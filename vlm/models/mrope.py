@@ -26,6 +26,11 @@ class Span:
   w: int
   interval: int | float = 1
 
+  @property
+  def count(self) -> int:
+    """Visual tokens."""
+    return self.t * self.h * self.w
+
 
 def positions(parts: Sequence[int | Span]) -> np.ndarray:
   """Positions of a row made of stretches of text (lengths) and spans.

@@ -113,8 +113,7 @@ class Buckets:
   def _row(self, sample: pack.Sample) -> tuple[int, pack.Sample]:
     size = pack.sample_size(sample)
     for bucket, spec in enumerate(self.specs):
-      limits = (spec.seq_len, spec.tiles, spec.visual)
-      if all(s <= limit for s, limit in zip(size, limits)):
+      if all(s <= limit for s, limit in zip(size, pack.row_size(spec))):
         return bucket, pack.pad_sample(sample, spec)
     raise ValueError(f'a sample of {size} fits no bucket: call check first')
 
@@ -154,11 +153,10 @@ class Packing:
   def check(self, sample: pack.Sample) -> None:
     """Raises `BadRecord` for a sample that fits no row or cannot be merged."""
     pack.check_sample(sample, self.spec)
-    known = ('tokens', 'loss_mask', 'pixels', 'plan')
-    odd = [k for k in sample if k not in known and not k.startswith('_')]
+    odd = [k for k in sample if k not in pack.KNOWN and k[0] != '_']
     if odd:
       raise ValueError(
-        f'samples with {odd} cannot be packed: only {known} and host keys '
+        f'samples with {odd} cannot be packed: only {pack.KNOWN} and host keys '
         "that start with '_' can be merged; use Pad or Buckets"
       )
 
@@ -173,8 +171,7 @@ class _Packing:
     self._rows: list[list[pack.Sample]] = []
     self._sizes: list[np.ndarray] = []
     self._waiting: list[pack.Sample] = []
-    spec = recipe.spec
-    self._limit = np.array([spec.seq_len, spec.tiles, spec.visual])
+    self._limit = np.array(pack.row_size(recipe.spec))
 
   def push(self, sample: pack.Sample) -> list[Batch]:
     if not self._place(sample):

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from data import pack
+from data import pack, processors
 from data.chat import Chat, load_chat
-from data.examples import Encoder
+from data.examples import Encoder, left_padded
 from vlm.convert.reader import load_params
-from vlm.models import plan, registry
+from vlm.models import registry
 from vlm.models.functional import Params, Runtime
 from vlm.rollout import greedy
 
@@ -94,33 +94,27 @@ class Assistant:
     out = greedy.generate(
       self.model,
       self.params,
-      **self._prompt(messages, images),
+      **self._prompt({'messages': messages, 'images': images}),
       max_new_tokens=max_new_tokens,
       eos_ids=self.stop,
     )
     return self.chat.decode(np.asarray(out)[0].tolist()).strip()
 
-  def _prompt(self, messages, images) -> dict[str, Any]:
-    if not images:
-      ids = self.chat.encode_prompt(messages)
-      padding = -len(ids) % BUCKET
-      tokens = np.pad(ids, (padding, 0))[None].astype(np.int32)
-      segments = np.pad(np.ones_like(ids), (padding, 0))[None].astype(np.int32)
-      return {'tokens': tokens, 'segment_ids': segments}
-    facts = self.model.config
-    laid = plan.plan_row(facts.layout, [_visual(image) for image in images])
-    ids = self.chat.encode_prompt(messages, laid.spans)
-    spec = pack.RowSpec(
-      seq_len=len(ids) + -len(ids) % BUCKET,
-      tiles=laid.tiles,
-      visual=len(laid.index),
-      points=laid.index.shape[1],
-      tile_tokens=facts.layout.patches,
-      image_size=facts.layout.tile,
-      placeholders=self.chat.placeholder_ids,
-    )
-    example = {'images': images, 'messages': messages}
-    return Encoder(self.chat, facts.layout, spec).prompts([example])
+  def _prompt(self, example: dict[str, Any]) -> dict[str, Any]:
+    processor = processors.of_model(self.model.config)
+    sample = Encoder(self.chat, processor).prompt(example)
+    tokens, units, visual = pack.sample_size(sample)
+    rounded = lambda size: size + -size % BUCKET
+    if units:
+      spec = processor.row(
+        units,
+        seq_len=rounded(tokens),
+        visual=rounded(visual),
+        placeholders=self.chat.placeholder_ids,
+      )
+    else:
+      spec = pack.RowSpec(rounded(tokens))
+    return left_padded([sample], spec)
 
 
 def _placeholders(config: Any, chat: Chat) -> dict[str, str]:
@@ -137,12 +131,6 @@ def _arrays(image: Any) -> Any:
   if isinstance(image, list | tuple):
     return [np.asarray(frame) for frame in image]
   return np.asarray(image)
-
-
-def _visual(image: Any) -> plan.Visual:
-  if isinstance(image, list):
-    return plan.Clip(len(image))
-  return plan.Still(*image.shape[:2])
 
 
 def eos_ids(

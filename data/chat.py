@@ -20,6 +20,7 @@ from etils import epath
 
 from data import records
 from data.template import Message, Span, Template, message_texts
+from data.visual import Expansion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,15 +68,14 @@ class Chat:
     )
 
   def encode(
-    self, messages: Sequence[Message], visual_tokens: Sequence[int] = ()
+    self, messages: Sequence[Message], expansions: Sequence[Expansion] = ()
   ) -> dict[str, np.ndarray]:
     """Encodes a conversation for training.
 
     Args:
       messages: {'role', 'content'}; content is a string or a list of
         {'type': 'text', 'text': ...}, {'type': 'image'}, {'type': 'video'}.
-      visual_tokens: for each image and video in order, how many visual tokens
-        stand for it.
+      expansions: what stands for each image and video, in order.
 
     Returns:
       tokens int32 [t], loss_mask float32 [t]: 1 on the tokens of assistant
@@ -83,7 +83,7 @@ class Chat:
 
     Raises:
       BadRecord: 'empty answer', or 'placeholder mismatch' when the text does
-        not hold one placeholder for each entry of `visual_tokens`.
+        not hold one placeholder for each image and video.
       ValueError: when the template drops or reorders what it is given.
     """
     answers = [m for m in messages if m['role'] == 'assistant']
@@ -92,11 +92,12 @@ class Chat:
     for message in answers:
       records.require_answer(''.join(message_texts(message)))
     text, spans = self._template.render_spans(messages, self._specials)
+    text, spans = _rewritten(text, spans, expansions)
     ids, mask = self._tokenize(text, spans)
-    return self._expand(ids, mask, visual_tokens)
+    return self._expand(ids, mask, expansions)
 
   def encode_prompt(
-    self, messages: Sequence[Message], visual_tokens: Sequence[int] = ()
+    self, messages: Sequence[Message], expansions: Sequence[Expansion] = ()
   ) -> np.ndarray:
     """Encodes a conversation that the assistant is to continue.
 
@@ -104,8 +105,9 @@ class Chat:
       int32 [t].
     """
     text = self.render(messages, add_generation_prompt=True)
+    text, _ = _rewritten(text, [], expansions)
     ids, mask = self._tokenize(text, [])
-    return self._expand(ids, mask, visual_tokens)['tokens']
+    return self._expand(ids, mask, expansions)['tokens']
 
   def decode(self, ids: Sequence[int]) -> str:
     """Returns the text of `ids` without special tokens."""
@@ -155,24 +157,57 @@ class Chat:
       mask += [number % 2] * len(piece.ids)
     return np.array(ids, np.int32), np.array(mask, np.float32)
 
-  def _expand(self, ids, mask, visual_tokens) -> dict[str, np.ndarray]:
-    """Repeats each placeholder as often as it has visual tokens."""
+  def is_placeholder(self, ids: np.ndarray) -> np.ndarray:
+    """Where in [t] tokens a visual token stands, bool."""
     found = np.zeros(len(ids), bool)
     for name in self.placeholder_ids:  # np.isin is slower on a short row.
       found |= ids == name
-    places = np.flatnonzero(found)
-    if len(places) != len(visual_tokens):
+    return found
+
+  def _expand(self, ids, mask, expansions) -> dict[str, np.ndarray]:
+    """Repeats each placeholder as often as it has visual tokens."""
+    places = np.flatnonzero(self.is_placeholder(ids))
+    counts = [count for e in expansions for count in e.counts]
+    if len(places) != len(counts):
       raise records.BadRecord(
         'placeholder mismatch',
-        f'{len(places)} placeholders in the text, {len(visual_tokens)} images '
-        'or videos in the row',
+        f'{len(places)} placeholders in the text, {len(counts)} of '
+        f'{len(expansions)} images or videos',
       )
     repeats = np.ones(len(ids), np.int64)
-    repeats[places] = visual_tokens
+    repeats[places] = counts
     return {
       'tokens': np.repeat(ids, repeats),
       'loss_mask': np.repeat(mask, repeats),
     }
+
+
+def _rewritten(
+  text: str, spans: Sequence[Span], expansions: Sequence[Expansion]
+) -> tuple[str, Sequence[Span]]:
+  """The text with its images and videos written out, and its moved spans.
+
+  Raises:
+    BadRecord: when the text has no place for one of them.
+  """
+  if all(e.text == e.replaces for e in expansions):
+    return text, spans
+  pieces, cursor, cuts = [], 0, []
+  for expansion in expansions:
+    start = text.find(expansion.replaces, cursor)
+    if start < 0:
+      raise records.BadRecord(
+        'placeholder mismatch',
+        f'the text has no {expansion.replaces!r} for one of '
+        f'{len(expansions)} images or videos',
+      )
+    pieces += [text[cursor:start], expansion.text]
+    cursor = start + len(expansion.replaces)
+    cuts.append((cursor, len(expansion.text) - len(expansion.replaces)))
+  moved = lambda at: at + sum(grown for end, grown in cuts if end <= at)
+  return ''.join([*pieces, text[cursor:]]), [
+    (moved(start), moved(end)) for start, end in spans
+  ]
 
 
 def load_chat(

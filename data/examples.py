@@ -1,7 +1,7 @@
-"""From an example (images and messages) to a padded sample or a prompt batch.
+"""From an example (images and messages) to a sample or a batch of prompts.
 
-The one place where pictures meet text: tiles are cut, their plan gives the
-number of visual tokens, the chat gives placeholders, and both must agree.
+The one place where pictures meet text: the processor prepares the pictures and
+says what stands for them, the chat writes it, and both must agree.
 """
 
 import dataclasses
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data import image as images
 from data import pack
 from data.chat import Chat
-from vlm.models import plan
+from data.visual import Expansion, Processor
+from vlm.models import mrope
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,76 +25,65 @@ class Encoder:
 
   Attributes:
     chat: tokenizer and template.
-    layout: how the model turns images into tokens.
-    spec: static shapes of a row.
+    processor: how the model wants its pictures; None for one that only reads.
   """
 
   chat: Chat
-  layout: plan.Layout
-  spec: pack.RowSpec
+  processor: Processor | None = None
 
   def sample(self, example: Mapping[str, Any]) -> pack.Sample:
-    """One training row, padded to `spec`.
+    """One training sample (see data/pack.py).
 
     Args:
-      example: 'images' (uint8 arrays [H, W, 3] or lists of frames) and
-        'messages' that end with the assistant's answer.
+      example: 'images' (uint8 arrays [H, W, 3], Pillow images, lists of frames
+        or `video.Frames`) and 'messages' that end with the assistant's answer.
 
     Raises:
-      BadRecord: empty answer, placeholder mismatch, or too long.
+      BadRecord: empty answer, placeholder mismatch, or an image that cannot be
+        shown.
     """
-    visual, spans = self._visual(example['images'])
-    text = self._encode(json.dumps(example['messages']), spans)
-    return pack.pad_sample(text | visual, self.spec)
+    visual, expansions = self._visual(example['images'])
+    text = self._encode(json.dumps(example['messages']), expansions)
+    return text | visual | self._positions(text['tokens'], expansions)
 
-  def prompts(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A batch of prompts for `rollout.greedy.generate`, padded on the left.
+  def prompt(self, example: Mapping[str, Any]) -> pack.Sample:
+    """Like `sample`, for a conversation that the assistant is to continue."""
+    visual, expansions = self._visual(example['images'])
+    tokens = self.chat.encode_prompt(example['messages'], expansions)
+    text = {'tokens': tokens, 'loss_mask': np.zeros(len(tokens), np.float32)}
+    return text | visual | self._positions(tokens, expansions)
 
-    Returns:
-      tokens, segment_ids [B, seq_len], and pixels, plan where the model sees.
+  def prompts(
+    self, examples: Sequence[Mapping[str, Any]], spec: pack.RowSpec
+  ) -> dict[str, Any]:
+    """A batch of prompts for `vlm.rollout`; see `left_padded`.
 
     Raises:
       BadRecord: a prompt that is too long.
     """
-    rows = []
-    for example in examples:
-      visual, spans = self._visual(example['images'])
-      tokens = self.chat.encode_prompt(example['messages'], spans)
-      text = {'tokens': tokens, 'loss_mask': np.zeros(len(tokens), np.float32)}
-      rows.append(pack.pad_sample(text | visual, self.spec))
-    batch = {'plan': {}}
-    for key in ('tokens', 'segment_ids'):
-      batch[key] = np.stack([_to_left(r[key], r['segment_ids']) for r in rows])
-    if 'pixels' not in rows[0]:
-      return {key: batch[key] for key in ('tokens', 'segment_ids')}
-    batch['pixels'] = np.stack([row['pixels'] for row in rows])
-    for key in rows[0]['plan']:
-      batch['plan'][key] = np.stack([row['plan'][key] for row in rows])
-    return batch
+    return left_padded([self.prompt(example) for example in examples], spec)
 
-  def _visual(self, pictures) -> tuple[dict[str, Any], tuple[int, ...]]:
-    if not self.spec.tiles:
+  def _visual(self, pictures) -> tuple[pack.Sample, tuple[Expansion, ...]]:
+    if self.processor is None or not pictures:
       return {}, ()
-    row = images.prepare_row(
-      [_picture(picture) for picture in pictures], self.layout
-    )
-    fields, spans = self._laid(row.visuals)
-    return {'pixels': row.tiles, 'plan': fields}, spans
+    row = self.processor.prepare([_picture(picture) for picture in pictures])
+    return {'pixels': row.pixels, 'plan': row.plan}, row.expansions
+
+  def _positions(self, tokens, expansions) -> pack.Sample:
+    spans = [span for e in expansions for span in e.spans]
+    if not any(isinstance(span, mrope.Span) for span in spans):
+      return {}
+    visual = self.chat.is_placeholder(tokens)
+    return {'positions': mrope.row_positions(visual, spans)}
 
   # Small models see the same few texts and picture sizes again and again;
   # rendering a template costs more than everything else about such a sample.
   @functools.cached_property
   def _encode(self) -> Callable:
-    encode = lambda text, spans: self.chat.encode(json.loads(text), spans)
+    encode = lambda text, expansions: self.chat.encode(
+      json.loads(text), expansions
+    )
     return functools.lru_cache(8192)(encode)
-
-  @functools.cached_property
-  def _laid(self) -> Callable:
-    def lay(visuals):
-      laid = plan.plan_row(self.layout, visuals)
-      return pack.plan_fields(laid), laid.spans
-
-    return functools.lru_cache(256)(lay)
 
   def __getstate__(self) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(self)]
@@ -104,13 +93,40 @@ class Encoder:
     self.__dict__.update(state)
 
 
+def left_padded(
+  samples: Sequence[pack.Sample], spec: pack.RowSpec
+) -> dict[str, Any]:
+  """Prompts as rows that end together.
+
+  Returns:
+    tokens, segment_ids [B, T], positions [B, T] or [B, T, 3], and pixels and
+    plan where the model sees.
+
+  Raises:
+    BadRecord: a prompt that is too long.
+  """
+  rows = [pack.pad_sample(sample, spec) for sample in samples]
+  batch = {}
+  for key in ('tokens', 'segment_ids', 'positions'):
+    batch[key] = np.stack([_to_left(r[key], r['segment_ids']) for r in rows])
+  if 'pixels' in rows[0]:
+    batch['pixels'] = np.stack([row['pixels'] for row in rows])
+    batch['plan'] = {
+      key: np.stack([row['plan'][key] for row in rows])
+      for key in rows[0]['plan']
+    }
+  return batch
+
+
 def _picture(picture: Any) -> Any:
-  """Arrays to Pillow images, frame by frame for a video."""
+  """Arrays to Pillow images, frame by frame for a list; others as they are."""
   if isinstance(picture, np.ndarray):
     return Image.fromarray(picture)
-  return [Image.fromarray(frame) for frame in picture]
+  if isinstance(picture, list | tuple):
+    return [_picture(frame) for frame in picture]
+  return picture
 
 
 def _to_left(row: np.ndarray, segment_ids: np.ndarray) -> np.ndarray:
   """Moves the padding of a row from its right to its left."""
-  return np.roll(row, int((segment_ids == 0).sum()))
+  return np.roll(row, int((segment_ids == 0).sum()), axis=0)

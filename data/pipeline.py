@@ -4,24 +4,35 @@ A batch is a dict of numpy arrays. This table is its only documentation.
 
     tokens       int32 [B, T]     ids; one placeholder id per visual token
     segment_ids  int32 [B, T]     0 is padding, 1.. number the packed samples
-    positions    int32 [B, T]     position inside its sample
+    positions    int32 [B, T]     position inside its sample; with M-RoPE
+                                  [B, T, 3] (time, row, column)
     loss_mask    float32 [B, T]   1 where this token is a supervised target; the
                                   loss shifts by one itself
+    plan/valid   bool [B, M]      the valid visual tokens fill the row's
+                                  placeholders in order
+    plan/grid    int32 [B, M, 3]  (t, h, w) of each visual token
+
+Towers that see tiles (data/tiles.py):
+
     pixels       uint8 or float32 [B, I, S, S, 3]   tiles or frames, zeros where
                                   unused; uint8 is normalised on device
     plan/index   int32 [B, M, K]  entries of the row's bank: its tiles' tower
                                   tokens [I * P], then the newline at I * P
     plan/weight  float32 [B, M, K]  visual token m is the sum over k of
                                   weight[m, k] * bank[index[m, k]]
-    plan/valid   bool [B, M]      the valid visual tokens fill the row's
-                                  placeholders in order
-    plan/grid    int32 [B, M, 3]  (t, h, w) of each visual token
 
-B rows, T tokens, I tiles, S pixels, P tower tokens per tile, M visual tokens,
-K = 1 (gather) or 4 (bilinear). Padding is on the right, and rows without a
-sample are zeros. Keys that start with '_' are lists that stay on the host:
-'_where' names file and row. pixels and plan are absent without images; other
-objectives may add arrays of their own with B first.
+Towers that see patches of images at their own size (data/patches.py):
+
+    pixels         uint8 or float32 [B, S, V]   patches in their slots
+    plan/position  int32 [B, S, 2]   row and column of the patch in its image
+    plan/frame     int32 [B, S]      number of its frame, 0 in an empty slot
+    plan/token     int32 [B, M]      the block of patches a visual token is
+
+B rows, T tokens, I tiles of S pixels with P tower tokens, S patches of V
+numbers, M visual tokens, K = 1 (gather) or 4 (bilinear). Padding is on the
+right, and rows without a sample are zeros. Keys that start with '_' are lists
+that stay on the host: '_where' names file and row. pixels and plan are absent
+without images; other objectives may add arrays of their own with B first.
 
 Workers transform samples; dropping bad rows, packing and batching run after
 them in the main process, in the order of the stream, so that batches do not
@@ -50,22 +61,10 @@ def check_batch(batch: dict[str, Any], spec: RowSpec) -> None:
   Raises:
     ValueError: naming the key, what was expected and what was found.
   """
-  B, T = np.shape(batch.get('tokens', np.zeros((0, 0))))
-  S, I, M, K = spec.image_size, spec.tiles, spec.visual, spec.points
+  B = len(batch.get('tokens', ()))
   expected = {
-    'tokens': ((B, T), 'int32'),
-    'segment_ids': ((B, T), 'int32'),
-    'positions': ((B, T), 'int32'),
-    'loss_mask': ((B, T), 'float32'),
+    key: ((B, *shape), dtype) for key, (shape, dtype) in spec.fields().items()
   }
-  if I:
-    expected |= {
-      'pixels': ((B, I, S, S, 3), spec.pixel_dtype),
-      'plan/index': ((B, M, K), 'int32'),
-      'plan/weight': ((B, M, K), 'float32'),
-      'plan/valid': ((B, M), 'bool'),
-      'plan/grid': ((B, M, 3), 'int32'),
-    }
   arrays = {k: v for k, v in batch.items() if k != 'plan'}
   arrays |= {f'plan/{k}': v for k, v in batch.get('plan', {}).items()}
   for key, (shape, dtype) in expected.items():
@@ -79,8 +78,6 @@ def check_batch(batch: dict[str, Any], spec: RowSpec) -> None:
       raise ValueError(
         f'batch[{key!r}] is {found[1]} {found[0]}, expected {dtype} {shape}'
       )
-  if spec.seq_len != T:
-    raise ValueError(f'rows have {T} tokens, expected seq_len={spec.seq_len}')
   _check_values(batch, spec)
 
 
@@ -88,14 +85,10 @@ def _check_values(batch: dict[str, Any], spec: RowSpec) -> None:
   padding = batch['segment_ids'] == 0
   if np.any(batch['loss_mask'][padding]) or np.any(batch['tokens'][padding]):
     raise ValueError('tokens and loss_mask must be 0 where segment_ids is 0')
-  if not spec.tiles:
+  if 'plan' not in batch:
     return
-  index, valid = batch['plan']['index'], batch['plan']['valid']
-  if index.min(initial=0) < 0 or index.max(initial=0) > spec.newline:
-    raise ValueError(
-      f'plan/index spans [{index.min()}, {index.max()}], expected '
-      f'[0, {spec.newline}] (I * P = {spec.tiles} * {spec.tile_tokens})'
-    )
+  valid = batch['plan']['valid']
+  spec.check_plan(batch['plan'])
   if spec.placeholders:
     found = np.isin(batch['tokens'], spec.placeholders).sum(1)
     if np.any(found != valid.sum(1)):

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from data.pack import RowSpec
 from vlm.models.mrope import Span
 
 
@@ -58,4 +59,12 @@ class Processor(Protocol):
 
     Raises:
       BadRecord: an image or video that cannot be shown, and why.
+    """
+
+  def row(self, units: int, **shape: Any) -> RowSpec:
+    """The row that holds `units` tiles or patches, rounded up to whole groups.
+
+    Args:
+      units: tiles or patches.
+      **shape: seq_len, visual, placeholders; see `RowSpec`.
     """

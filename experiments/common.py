@@ -88,9 +88,11 @@ def base_config() -> ConfigDict:
         'path': '',
         'images': '',  # folder that image paths of the rows are relative to
         'seq_len': 64,
-        'tiles': 1,
+        'units': 1,  # tiles or patches of a row; 0 for text alone
         'visual_tokens': 0,
-        'points': 1,
+        'points': 0,  # taps of a visual token; 0: as many as need be
+        'buckets': (),  # ((seq_len, units, visual_tokens), ...) instead of one
+        'packing': False,  # several samples per row
         'workers': 0,
         'shuffle': True,
         'epochs': 0,  # 0 repeats for ever

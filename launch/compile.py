@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
@@ -61,22 +60,12 @@ def define_flags() -> None:
 
 def batch_of(rows: int, spec: RowSpec) -> dict[str, Any]:
   """Shapes of the global batch, as documented in `data/pipeline.py`."""
-  struct = jax.ShapeDtypeStruct
-  ids = struct((rows, spec.seq_len), jnp.int32)
-  side, taps = spec.image_size, (rows, spec.visual, spec.points)
-  return {
-    'tokens': ids,
-    'segment_ids': ids,
-    'positions': ids,
-    'loss_mask': struct(ids.shape, jnp.float32),
-    'pixels': struct((rows, spec.tiles, side, side, 3), jnp.uint8),
-    'plan': {
-      'index': struct(taps, jnp.int32),
-      'weight': struct(taps, jnp.float32),
-      'valid': struct(taps[:2], jnp.bool_),
-      'grid': struct((*taps[:2], 3), jnp.int32),
-    },
-  }
+  batch: dict[str, Any] = {}
+  for name, (shape, dtype) in spec.fields().items():
+    folder, _, key = name.rpartition('/')
+    target = batch.setdefault(folder, {}) if folder else batch
+    target[key] = jax.ShapeDtypeStruct((rows, *shape), dtype)
+  return batch
 
 
 def work_of(config: ConfigDict) -> aot.Work:
@@ -94,7 +83,7 @@ def work_of(config: ConfigDict) -> aot.Work:
     optimizer=make_optimizer(
       config.optimizer, model.abstract_params, config.steps
     ),
-    batch=batch_of(config.batch_size, job.row_spec(config, model)),
+    batch=batch_of(config.batch_size, job.row_specs(config, model)[-1]),
     mesh=config.mesh,
     accumulate=config.accumulate,
     ema=config.optimizer.ema,

@@ -116,7 +116,7 @@ def _answers(made, params, mesh, queries) -> Iterator[dict[str, Any]]:
     # One static shape: a short last batch repeats its last prompt.
     filled = chunk + [chunk[-1]] * (settings.batch_size - len(chunk))
     share = slice(jax.process_index(), None, jax.process_count())
-    batch = to_global(made.encoder.prompts(filled[share]), mesh)
+    batch = to_global(made.encoder.prompts(filled[share], made.spec), mesh)
     with jax.set_mesh(mesh):
       out = greedy.generate(
         made.model,
@@ -127,6 +127,7 @@ def _answers(made, params, mesh, queries) -> Iterator[dict[str, Any]]:
         eos_ids=(eos,),
         pixels=batch.get('pixels'),
         plan=batch.get('plan'),
+        positions=batch['positions'],
       )
     for example, tokens in zip(chunk, _gathered(out), strict=False):
       ids = [int(t) for t in tokens]

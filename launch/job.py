@@ -10,7 +10,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from data import pipeline, records
+from data import assemble, pipeline, processors, records
 from data.chat import Chat
 from data.examples import Encoder
 from data.pack import RowSpec
@@ -33,11 +33,12 @@ class Job:
   chat: Chat
   model: Any
   encoder: Encoder
+  specs: tuple[RowSpec, ...]
 
   @property
   def spec(self) -> RowSpec:
-    """Static shapes of a row."""
-    return self.encoder.spec
+    """Static shapes of the largest row."""
+    return self.specs[-1]
 
 
 def runtime_of(config: ConfigDict) -> Runtime:
@@ -67,17 +68,32 @@ def model_of(config: ConfigDict, chat: Chat | None = None) -> Any:
   return registry.build(facts, runtime_of(config))
 
 
-def row_spec(config: ConfigDict, model: Any) -> RowSpec:
-  """Static shapes of a row of the config's batches."""
-  facts, data = model.config, config.data
-  return RowSpec(
-    seq_len=data.seq_len,
-    tiles=data.tiles,
-    visual=data.visual_tokens,
-    points=data.points,
-    tile_tokens=facts.vision.side**2,
-    image_size=facts.vision.image_size,
+def row_specs(config: ConfigDict, model: Any) -> tuple[RowSpec, ...]:
+  """Static shapes of the rows of the config's batches, from small to large.
+
+  Raises:
+    ValueError: naming the flag, for a bucket that is not a triple.
+  """
+  data, facts = config.data, model.config
+  sizes = data.buckets or ((data.seq_len, data.units, data.visual_tokens),)
+  if any(len(size) != 3 for size in sizes):
+    raise ValueError(
+      f'--config.data.buckets={sizes}, expected (tokens, tiles or patches, '
+      'visual tokens) of each'
+    )
+  return tuple(_row_spec(data, facts, *size) for size in sorted(sizes))
+
+
+def _row_spec(data, facts, seq_len, units, visual) -> RowSpec:
+  if not units:
+    return RowSpec(seq_len)
+  points = {'points': data.points} if data.points else {}
+  return processors.of_model(facts).row(
+    units,
+    seq_len=seq_len,
+    visual=visual,
     placeholders=(facts.image_token, facts.video_token),
+    **points,
   )
 
 
@@ -86,12 +102,12 @@ def prepare(config: ConfigDict) -> Job:
   task = tasks.load(config)
   chat = task.chat()
   model = model_of(config, chat)
-  encoder = Encoder(chat, model.config.layout, row_spec(config, model))
-  return Job(config, task, chat, model, encoder)
+  encoder = Encoder(chat, processors.of_model(model.config))
+  return Job(config, task, chat, model, encoder, row_specs(config, model))
 
 
 class _Examples(grain.transforms.RandomMap):
-  """Row -> padded sample, with the pipeline's generator; picklable."""
+  """Row -> sample, with the pipeline's generator; picklable."""
 
   def __init__(self, task: Any, encoder: Encoder):
     self._task, self._encoder = task, encoder
@@ -104,9 +120,22 @@ def training_batches(job: Job, process_index: int = 0, process_count: int = 1):
   """The iterator of this process's training batches."""
   data = job.config.data
   sources, weights = job.task.train_rows()
+  transforms, rows = [_Examples(job.task, job.encoder)], None
+  if data.packing and len(job.specs) > 1:
+    raise ValueError(
+      '--config.data.packing fills rows of one shape; unset it or '
+      '--config.data.buckets'
+    )
+  if data.packing:
+    rows = assemble.Packing(job.spec)
+  elif len(job.specs) > 1:
+    rows = assemble.Buckets(job.specs)
+  else:
+    transforms.append(assemble.Pad(job.spec))
   return pipeline.build(
     sources,
-    [_Examples(job.task, job.encoder)],
+    transforms,
+    rows=rows,
     batch_size=job.config.batch_size,
     seed=job.config.seed,
     shuffle=data.shuffle,

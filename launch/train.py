@@ -183,12 +183,9 @@ def _scores(made: job.Job, params: Any, mesh) -> dict[str, float]:
 
 def _throughput(made: job.Job, mesh) -> Throughput:
   config, spec = made.config, made.spec
-  side = spec.image_size
   shapes = {
-    'tokens': jax.ShapeDtypeStruct((config.batch_size, spec.seq_len), 'int32'),
-    'pixels': jax.ShapeDtypeStruct(
-      (config.batch_size, spec.tiles, side, side, 3), 'uint8'
-    ),
+    name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype)
+    for name, (shape, dtype) in spec.fields().items()
   }
   peak = metrics_lib.peak_flops(list(mesh.devices.flat))
   return Throughput(

@@ -36,6 +36,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     raise ValueError(f'arm={options.arm!r}, expected one of {list(ARMS)}')
   config = base_config()
   config.task = 'experiments.depthlm.task'
+  config.data.points = 1  # no picture is interpolated
   config.seed = options.seed
   config.workdir = f'runs/depthlm/{options.size}-{options.arm}-{options.seed}'
   if options.size == 'full':
@@ -162,7 +163,7 @@ def _full(config: ConfigDict) -> ConfigDict:
   # 1152 x 768 pixels are exactly 3 x 2 tiles: nothing is rescaled after the
   # focal normalisation, so the common focal length stays exact.
   config.data.seq_len = 5_376
-  config.data.tiles = 7
+  config.data.units = 7  # tiles
   config.data.visual_tokens = 729 + 54 * (81 + 1)
   config.data.path = 'gs://BUCKET/depthlm/rows.jsonl'
   config.data.images = 'gs://BUCKET/depthlm/images'

@@ -65,14 +65,10 @@ def test_pictures_and_videos_can_be_asked_about(folder):
   still = assistant.ask('bad cab?', [picture], max_new_tokens=6)
   again = assistant.ask('bad cab?', [picture], max_new_tokens=6)
   assert still == again
+  content = [{'type': 'video'}, {'type': 'text', 'text': 'a?'}]
+  messages = [{'role': 'user', 'content': content}]
   prompt = assistant._prompt(
-    [
-      {
-        'role': 'user',
-        'content': [{'type': 'video'}, {'type': 'text', 'text': 'a?'}],
-      }
-    ],
-    [[picture, picture]],
+    {'messages': messages, 'images': [[picture, picture]]}
   )
   # Two frames of 2 x 2 patches pool to one token each; one newline.
   assert (prompt['tokens'] == 4).sum() == 3

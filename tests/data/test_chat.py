@@ -9,6 +9,7 @@ import tokenizers
 from transformers.utils import chat_template_utils
 
 from data import chat, records
+from data.visual import Expansion
 
 CHATML = (
   "{% for message in messages %}{% if loop.first and message.role != 'system' "
@@ -151,6 +152,11 @@ def test_unstable_template_is_an_error_that_shows_both_texts():
     make_chat(unstable).encode(TALK)
 
 
+def grown(*counts, name='image'):
+  """Placeholders that stay in their place and grow."""
+  return [Expansion(f'<{name}>', f'<{name}>', (count,)) for count in counts]
+
+
 @pytest.mark.parametrize('template', [CHATML, PARTS])
 def test_placeholders_grow_to_their_visual_tokens(template):
   talker = make_chat(template)
@@ -162,16 +168,17 @@ def test_placeholders_grow_to_their_visual_tokens(template):
     {'type': 'image'},
   ]
   talk = [{'role': 'user', 'content': parts}, TALK[1]]
-  encoded = talker.encode(talk, [3, 2, 1])
+  encoded = talker.encode(talk, grown(3, 2, 1))
   image, video = talker.placeholder_ids
   a, b = (talker.tokenizer.token_to_id(letter) for letter in 'ab')
   inside = [image] * 3 + [a] + [video] * 2 + [b, image]
   assert f'{inside}'[1:-1] in f'{encoded["tokens"].tolist()}'
   assert supervised(talker, encoded) == 'yes<|im_end|>'
   assert (
-    len(encoded['tokens']) == len(talker.encode(talk, [1] * 3)['tokens']) + 3
+    len(encoded['tokens'])
+    == len(talker.encode(talk, grown(1, 1, 1))['tokens']) + 3
   )
-  prompt = talker.encode_prompt(talk[:1], [3, 2, 1])
+  prompt = talker.encode_prompt(talk[:1], grown(3, 2, 1))
   assert encoded['tokens'][: len(prompt)].tolist() == prompt.tolist()
 
 
@@ -179,12 +186,35 @@ def test_placeholders_grow_to_their_visual_tokens(template):
 def test_placeholder_mismatch_names_both_numbers(visual):
   talk = [{'role': 'user', 'content': [{'type': 'image'}]}, TALK[1]]
   with pytest.raises(records.BadRecord, match='placeholder mismatch: 1 .*'):
-    make_chat(PARTS).encode(talk, visual)
+    make_chat(PARTS).encode(talk, grown(*visual))
+
+
+def test_an_expansion_may_write_text_around_its_placeholders():
+  talk = [
+    {'role': 'user', 'content': [{'type': 'image'}, {'type': 'video'}]},
+    {'role': 'assistant', 'content': 'yes'},
+    {'role': 'user', 'content': [{'type': 'image'}]},
+    {'role': 'assistant', 'content': 'no'},
+  ]
+  talker = make_chat(CHATML)
+  film = Expansion('<video>', 'a<video>b<video>', (2, 3))
+  encoded = talker.encode(talk, [*grown(1), film, *grown(2)])
+  image, video = talker.placeholder_ids
+  a, b = (talker.tokenizer.token_to_id(letter) for letter in 'ab')
+  written = [image, a, video, video, b, video, video, video]
+  assert f'{written}'[1:-1] in f'{encoded["tokens"].tolist()}'
+  assert supervised(talker, encoded) == 'yes<|im_end|>|no<|im_end|>'
+  visual = talker.is_placeholder(encoded['tokens'])
+  assert visual.sum() == 1 + 5 + 2
+  with pytest.raises(records.BadRecord, match="no '<video>' for one of 4"):
+    talker.encode(talk, [*grown(1), film, film, *grown(2)])
 
 
 def test_placeholder_written_in_the_text_is_a_mismatch():
   talk = [{'role': 'user', 'content': 'what is <image>?'}, TALK[1]]
-  with pytest.raises(records.BadRecord, match='1 placeholders.*, 0 images'):
+  with pytest.raises(
+    records.BadRecord, match='1 placeholders.*, 0 of 0 images'
+  ):
     make_chat(CHATML).encode(talk)
 
 

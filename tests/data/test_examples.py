@@ -5,10 +5,10 @@ import pickle
 import numpy as np
 import pytest
 
-from data import records
+from data import pack, records
 from data.chat import Chat, char_tokenizer
 from data.examples import Encoder
-from data.pack import RowSpec
+from data.processors.llava import LlavaProcessor
 from data.sources.rendered import RenderedRooms
 from data.worlds.rooms import RoomSettings
 from experiments.depthlm.task import TEMPLATE, WORDS
@@ -23,15 +23,13 @@ def encoder() -> Encoder:
   names = {'image': '<image>', 'video': '<video>'}
   chat = Chat(char_tokenizer(WORDS, specials).to_str(), TEMPLATE, names)
   layout = Layout(tile=8, side=2, resolutions=())
-  spec = RowSpec(
-    seq_len=14,
-    tiles=1,
-    visual=5,
-    tile_tokens=4,
-    image_size=8,
-    placeholders=chat.placeholder_ids,
-  )
-  return Encoder(chat, layout, spec)
+  return Encoder(chat, LlavaProcessor(layout))
+
+
+@pytest.fixture(scope='module')
+def spec(encoder) -> pack.RowSpec:
+  names = encoder.chat.placeholder_ids
+  return encoder.processor.row(1, seq_len=14, visual=5, placeholders=names)
 
 
 def example(answer: str | None, size: int = 8) -> dict:
@@ -43,8 +41,8 @@ def example(answer: str | None, size: int = 8) -> dict:
   return {'images': [picture], 'messages': messages}
 
 
-def test_a_row_by_hand(encoder):
-  row = encoder.sample(example('2.5'))
+def test_a_row_by_hand(encoder, spec):
+  row = pack.pad_sample(encoder.sample(example('2.5')), spec)
   digits = [encoder.chat.tokenizer.token_to_id(c) for c in '2.5']
   ask = encoder.chat.tokenizer.token_to_id('how far?')
   said = [*digits, END]
@@ -55,20 +53,20 @@ def test_a_row_by_hand(encoder):
   np.testing.assert_array_equal(row['pixels'][0], example('')['images'][0])
 
 
-def test_prompts_are_the_rows_without_answers(encoder):
-  batch = encoder.prompts([example(None), example(None)])
-  row = encoder.sample(example('2.5'))
+def test_prompts_are_the_rows_without_answers(encoder, spec):
+  batch = encoder.prompts([example(None), example(None)], spec)
+  row = pack.pad_sample(encoder.sample(example('2.5')), spec)
   assert batch['tokens'].shape == (2, 14)
   assert batch['tokens'][0].tolist() == [0] * 7 + row['tokens'][:7].tolist()
   assert batch['segment_ids'][1].tolist() == [0] * 7 + [1] * 7
   np.testing.assert_array_equal(batch['pixels'][1], row['pixels'])
 
 
-def test_bad_examples_have_their_reason(encoder):
+def test_bad_examples_have_their_reason(encoder, spec):
   with pytest.raises(records.BadRecord, match='empty answer'):
     encoder.sample(example(''))
   with pytest.raises(records.BadRecord, match='too long'):
-    encoder.sample(example('1234567890'))
+    pack.pad_sample(encoder.sample(example('1234567890')), spec)
   two = example('2.5')
   two['images'] = two['images'] * 2
   with pytest.raises(records.BadRecord):

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import assemble, pack, records
+from data import assemble, pack, records, tiles
 from vlm.models import plan as plans
 
 P, S, HOLDER = 4, 2, 99
-SPEC = pack.RowSpec(
+SPEC = tiles.TileRow(
   seq_len=24,
   tiles=5,
   visual=14,
@@ -20,9 +20,9 @@ SPEC = pack.RowSpec(
 )
 
 
-def make_sample(number, length, tiles, rng):
+def make_sample(number, length, count, rng):
   """A sample whose tokens, tiles and plan all tell its number."""
-  visual = int(rng.integers(1, 3 * tiles + 1)) if tiles else 0
+  visual = int(rng.integers(1, 3 * count + 1)) if count else 0
   tokens = np.full(length + visual, 1000 + number, np.int32)
   places = rng.choice(length + visual, visual, replace=False)
   tokens[places] = HOLDER
@@ -31,12 +31,12 @@ def make_sample(number, length, tiles, rng):
     'loss_mask': rng.integers(0, 2, length + visual).astype(np.float32),
     '_number': number,
   }
-  if tiles:
+  if count:
     taps = int(rng.integers(1, 3))
-    pixels = rng.integers(0, 255, (tiles, S, S, 3)).astype(np.uint8)
+    pixels = rng.integers(0, 255, (count, S, S, 3)).astype(np.uint8)
     sample['pixels'] = pixels
     sample['plan'] = {
-      'index': rng.integers(-1, tiles * P, (visual, taps)).astype(np.int32),
+      'index': rng.integers(-1, count * P, (visual, taps)).astype(np.int32),
       'weight': rng.random((visual, taps)).astype(np.float32),
       'grid': rng.integers(0, 9, (visual, 3)).astype(np.int32),
     }
@@ -45,8 +45,8 @@ def make_sample(number, length, tiles, rng):
 
 def features(pixels, newline):
   """A stand-in tower: P features per tile, then the newline."""
-  tiles = pixels.reshape(len(pixels), -1).astype(np.float64)
-  bank = (tiles[:, None] * np.arange(1, P + 1)[None, :, None]).reshape(
+  flat = pixels.reshape(len(pixels), -1).astype(np.float64)
+  bank = (flat[:, None] * np.arange(1, P + 1)[None, :, None]).reshape(
     -1, S * S * 3
   )
   return np.concatenate([bank, np.full((1, S * S * 3), newline)])
@@ -119,12 +119,12 @@ def test_packing_loses_cuts_and_duplicates_nothing(sizes, rows, wait, seed):
       np.testing.assert_allclose(mine, theirs, rtol=1e-5)
 
 
-def tiles_sample(tokens, tiles, index):
+def tiles_sample(tokens, count, index):
   index = np.array(index, np.int32)
   return {
     'tokens': np.array(tokens, np.int32),
     'loss_mask': np.ones(len(tokens), np.float32),
-    'pixels': np.full((tiles, S, S, 3), tiles, np.uint8),
+    'pixels': np.full((count, S, S, 3), count, np.uint8),
     'plan': {
       'index': index,
       'weight': np.ones(index.shape, np.float32),
@@ -156,7 +156,7 @@ def test_plan_of_a_real_layout_pads_as_the_model_does():
     'tokens': np.full(sum(planned.spans), HOLDER, np.int32),
     'loss_mask': np.zeros(sum(planned.spans), np.float32),
     'pixels': np.zeros((planned.tiles, S, S, 3), np.uint8),
-    'plan': pack.plan_fields(planned),
+    'plan': tiles.plan_fields(planned),
   }
   mine = pack.pad_sample(sample, SPEC)['plan']
   for key, value in theirs.items():
@@ -164,15 +164,15 @@ def test_plan_of_a_real_layout_pads_as_the_model_does():
 
 
 @pytest.mark.parametrize(
-  'tokens, tiles, visual, message',
+  'tokens, count, visual, message',
   [
     (25, 1, 0, '25 tokens, at most 24 .*row.seq_len'),
     (9, 6, 3, '6 tiles, at most 5 .*row.tiles'),
     (24, 5, 15, '15 visual tokens, at most 14 .*row.visual'),
   ],
 )
-def test_too_large_a_sample_is_never_cut(tokens, tiles, visual, message):
-  sample = tiles_sample([1] * tokens, tiles, np.zeros((visual, 1)))
+def test_too_large_a_sample_is_never_cut(tokens, count, visual, message):
+  sample = tiles_sample([1] * tokens, count, np.zeros((visual, 1)))
   for refuse in (
     lambda: pack.pad_sample(sample, SPEC),
     lambda: assemble.Packing(SPEC).check(sample),

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from data import assemble, pack, pipeline, records
+from data import assemble, pipeline, records
+from data.tiles import TileRow
 
-SPEC = pack.RowSpec(seq_len=16, tiles=3, visual=6, tile_tokens=4, image_size=64)
+SPEC = TileRow(seq_len=16, tiles=3, visual=6, tile_tokens=4, image_size=64)
 SKIP = records.BadRowPolicy('skip', 1.0)
 
 
@@ -151,7 +152,9 @@ def test_resume_after_any_batch(reference, k):
   'rows',
   [
     assemble.Packing(SPEC, 3),
-    assemble.Buckets(tuple(pack.RowSpec(t, 3, 6, 1, 4, 64) for t in (4, 8))),
+    assemble.Buckets(
+      tuple(dataclasses.replace(SPEC, seq_len=t) for t in (4, 8))
+    ),
     None,
   ],
 )
@@ -307,7 +310,7 @@ def test_check_batch_names_key_expected_and_found():
     wrong = {k: v for k, v in (batch | change).items() if v is not None}
     with pytest.raises(ValueError, match=message):
       pipeline.check_batch(wrong, SPEC)
-  with pytest.raises(ValueError, match='seq_len=17'):
+  with pytest.raises(ValueError, match=r'tokens.*(2, 17)'):
     pipeline.check_batch(batch, dataclasses.replace(SPEC, seq_len=17))
   held = dataclasses.replace(SPEC, placeholders=(12345,))
   with pytest.raises(ValueError, match=r'row \d has 0 placeholders and [1-6]'):

@@ -9,9 +9,11 @@ import pytest
 from absl import logging
 from PIL import Image
 
-from data import assemble, chat, pack, pipeline, records
+from data import assemble, chat, pipeline, records
 from data.image import open_image
 from data.sources import open_source
+from data.tiles import TileRow
+from data.visual import Expansion
 
 TEMPLATE = (
   "{% for m in messages %}{{ m.role + ': ' + m.content + '<end>' }}"
@@ -23,7 +25,7 @@ TALKER = chat.Chat(
   TEMPLATE,
   {'image': '<image>'},
 )
-SPEC = pack.RowSpec(
+SPEC = TileRow(
   seq_len=60,
   tiles=1,
   visual=4,
@@ -43,7 +45,7 @@ def load(row):
       {'role': 'user', 'content': question},
       {'role': 'assistant', 'content': answer},
     ],
-    [row['count']],
+    [Expansion('<image>', '<image>', (row['count'],))],
   )
   plan = {
     'index': np.arange(4, dtype=np.int32)[:, None],

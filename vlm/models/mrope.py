@@ -50,3 +50,22 @@ def positions(parts: Sequence[int | Span]) -> np.ndarray:
       found.append(np.repeat(start + np.arange(part)[:, None], 3, axis=1))
       start += part
   return np.concatenate(found).astype(np.int32)
+
+
+def row_positions(visual: np.ndarray, spans: Sequence[Span]) -> np.ndarray:
+  """Positions of a row in which `visual` says where visual tokens stand.
+
+  Args:
+    visual: bool [T].
+    spans: in the order in which they stand in the row.
+
+  Returns:
+    int32 [T, 3].
+  """
+  places = np.flatnonzero(visual)
+  parts, end, taken = [], 0, 0
+  for span in spans:
+    start = int(places[taken])
+    parts += [start - end, span]
+    end, taken = start + span.count, taken + span.count
+  return positions([*parts, len(visual) - end])

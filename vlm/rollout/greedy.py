@@ -23,7 +23,7 @@ def generate(
   eos_ids: tuple[int, ...],
   pixels: jax.Array | None = None,
   plan: dict[str, jax.Array] | None = None,
-  positions: Int[Array, 'B T 3'] | None = None,
+  positions: Int[Array, 'B T ...'] | None = None,
 ) -> Int[Array, 'B G']:
   """Continues each prompt with its most probable tokens.
 
@@ -34,7 +34,7 @@ def generate(
     segment_ids: 1 on the prompt, 0 on the padding.
     max_new_tokens: G.
     eos_ids: a row stops after producing one of these.
-    pixels: [B, I, S, S, 3] for prompts with images, else None.
+    pixels: tiles or patches, for prompts with images.
     plan: with `pixels`; see data/pipeline.py.
     positions: of the prompts, where the checkpoint has M-RoPE; by default they
       are counted.

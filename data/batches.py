@@ -54,7 +54,7 @@ class Batches(grain.DatasetIterator):
     self._assembler = self._rows.start(self._batch_size)
     self._delivered = 0
     self._ended = False
-    self._tokens = self._slots = 0
+    self._filled: dict[str, list[int]] = {}  # array: used, in all
     self.wait = 0.0
 
   def __next__(self) -> dict[str, Any]:
@@ -71,11 +71,21 @@ class Batches(grain.DatasetIterator):
       batch = self._ready.popleft()
       self._pending.difference_update(_flat(batch.pop('_place')))
     self._delivered += 1
-    if 'segment_ids' in batch:
-      self._tokens += int(np.count_nonzero(batch['segment_ids']))
-      self._slots += batch['segment_ids'].size
+    self._count_padding(batch)
     self.wait += time.perf_counter() - began
     return batch
+
+  def _count_padding(self, batch: dict[str, Any]) -> None:
+    plan = batch.get('plan', {})
+    for name, used in (
+      ('padding_share', batch.get('segment_ids')),
+      ('visual_padding_share', plan.get('valid')),
+      ('patch_padding_share', plan.get('frame')),
+    ):
+      if used is not None:
+        filled = self._filled.setdefault(name, [0, 0])
+        filled[0] += int(np.count_nonzero(used))
+        filled[1] += used.size
 
   def _filler(self) -> dict[str, Any]:
     """An empty batch where bad rows left this process short of others."""
@@ -156,7 +166,7 @@ class Batches(grain.DatasetIterator):
       'next': self._next,
       'pending': sorted(self._pending),
       'delivered': self._delivered,
-      'filled': [self._tokens, self._slots],
+      'filled': {name: list(pair) for name, pair in self._filled.items()},
       'counts': self._counts.get_state(),
       'settings': self._settings,
     }
@@ -176,21 +186,20 @@ class Batches(grain.DatasetIterator):
         )
     self._reset()
     self._next, self._delivered = state['next'], state['delivered']
-    self._tokens, self._slots = state['filled']
+    self._filled = {k: list(pair) for k, pair in state['filled'].items()}
     self._counts.set_state(state['counts'])
     for place in state['pending']:
       self._push(place, self._dataset[place])
 
   def stats(self) -> dict[str, Any]:
-    """Returns rows seen, bad rows by reason, padding share and seconds waited.
+    """Returns rows seen, bad rows by reason, padding shares and seconds waited.
 
     Rows are counted when read, up to one batch ahead of the batches returned.
     """
-    padding = 1 - self._tokens / self._slots if self._slots else 0.0
     return {
       **self._counts.get_state(),
       'batches': self._delivered,
-      'padding_share': padding,
+      **{name: 1 - used / of for name, (used, of) in self._filled.items()},
       'wait_seconds': self.wait,
     }
 

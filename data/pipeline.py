@@ -202,6 +202,12 @@ def build(
   if not 0 <= process_index < process_count:
     raise ValueError(f'process_index={process_index} of {process_count}')
   stacked = isinstance(rows, assemble.Stacked)
+  if process_count > 1 and isinstance(rows, assemble.Buckets):
+    raise ValueError(
+      'buckets on several processes: each would come to a shape of its own and '
+      'wait for the others for ever; use one shape (--config.data.packing '
+      'wastes little of it), or a single process'
+    )
   if epochs is not None and process_count > 1 and not stacked:
     raise ValueError(
       'packing and buckets give each process its own number of batches in '

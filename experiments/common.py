@@ -55,6 +55,9 @@ def base_config() -> ConfigDict:
         'vision': {},  # facts of a small model made here
         'decoder': {},
         'init_scale': (),  # ((regex of paths, factor), ...) of a fresh draw
+        # {'rank', 'alpha', 'targets'} of adapters (vlm/models/lora.py), which
+        # are then all that is trained.
+        'lora': {},
       },
       'runtime': {
         'dtype': 'float32',

@@ -25,7 +25,6 @@ from ml_collections import ConfigDict, config_flags
 from data.pack import RowSpec
 from experiments import task as tasks
 from launch import aot, job, topologies
-from vlm.train.optimizer import make_optimizer
 from vlm.train.sft import sft
 
 FLAGS = flags.FLAGS
@@ -80,9 +79,7 @@ def work_of(config: ConfigDict) -> aot.Work:
   return aot.Work(
     model=model,
     objective=sft(model, loss_chunk=config.loss_chunk),
-    optimizer=make_optimizer(
-      config.optimizer, model.abstract_params, config.steps
-    ),
+    optimizer=job.optimizer_of(config, model),
     batch=batch_of(config.batch_size, job.row_specs(config, model)[-1]),
     mesh=config.mesh,
     accumulate=config.accumulate,

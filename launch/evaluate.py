@@ -21,7 +21,6 @@ from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from launch import console, distributed, job
-from vlm.convert.reader import load_params
 from vlm.rollout import greedy
 from vlm.sharding import mesh as mesh_lib
 from vlm.sharding import rules
@@ -53,8 +52,7 @@ def load_checkpoint(made: job.Job, path: str, mesh) -> tuple[Any, str]:
         f'--checkpoint={path}: neither a workdir (no checkpoints/ in it) nor '
         'a folder of safetensors'
       )
-    dtype = made.config.runtime.param_dtype
-    return load_params(folder, made.model, shardings, dtype=dtype), str(folder)
+    return job.load(made, path, shardings), str(folder)
   checkpoints = Checkpoints(folder / 'checkpoints')
   latest = checkpoints.latest()
   if latest is None:

@@ -16,12 +16,14 @@ from data.examples import Encoder
 from data.pack import RowSpec
 from experiments import task as tasks
 from vlm.convert.reader import load_params
-from vlm.models import registry
+from vlm.models import lora, registry
 from vlm.models.functional import Params, Runtime
 from vlm.models.llava_onevision import LlavaOnevisionConfig
+from vlm.models.lora import Lora
 from vlm.models.qwen2 import Qwen2Config
 from vlm.models.siglip import SiglipVisionConfig
 from vlm.sharding import rules
+from vlm.train.optimizer import Optimizer, make_optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,16 @@ def runtime_of(config: ConfigDict) -> Runtime:
   if fields['attention'] == 'auto':
     on_tpu = jax.default_backend() == 'tpu'
     fields['attention'] = 'splash' if on_tpu else 'xla'
-  return Runtime(**fields)
+  adapters = Lora(**config.model.lora) if config.model.lora else None
+  return Runtime(**fields, lora=adapters)
+
+
+def optimizer_of(config: ConfigDict, model: Any) -> Optimizer:
+  """The optimiser; with adapters, of nothing else."""
+  settings = dict(config.optimizer)
+  if config.model.lora:
+    settings['rules'] = (lora.FREEZE_BASE, *settings['rules'])
+  return make_optimizer(settings, model.abstract_params, config.steps)
 
 
 def model_of(config: ConfigDict, chat: Chat | None = None) -> Any:
@@ -188,6 +199,22 @@ def initial_params(job: Job, shardings: Any = None) -> Params | None:
       f'{folder}/config.json differs from --config.model.preset='
       f'{job.config.model.preset} in {differing}'
     )
-  return load_params(
-    folder, job.model, shardings, dtype=job.config.runtime.param_dtype
-  )
+  return load(job, folder, shardings)
+
+
+def load(job: Job, folder: str, shardings: Any = None) -> Params:
+  """A published checkpoint's parameters, with fresh adapters if asked for."""
+  dtype, model = job.config.runtime.param_dtype, job.model
+  if not job.config.model.lora:
+    return load_params(folder, model, shardings, dtype=dtype)
+  base = base_model(model)
+  where = None if shardings is None else lora.strip(shardings)
+  params = load_params(folder, base, where, dtype=dtype)
+  key = jax.random.key(job.config.seed)
+  return lora.overlay(params, lora.draw(model, key, shardings))
+
+
+def base_model(model: Any) -> Any:
+  """The model without its adapters."""
+  bare = dataclasses.replace(model.runtime, lora=None)
+  return registry.build(model.config, bare)

@@ -30,7 +30,6 @@ from vlm.train import metrics as metrics_lib
 from vlm.train.checkpoint import Checkpoints
 from vlm.train.loop import train as run_loop
 from vlm.train.metrics import Throughput
-from vlm.train.optimizer import make_optimizer
 from vlm.train.profile import StepProfile
 from vlm.train.scalars import ScalarLog
 from vlm.train.sft import sft
@@ -74,9 +73,7 @@ def run(
   mesh = mesh_lib.make_mesh(config.mesh)
   mesh_lib.check_batch_size(mesh, config.batch_size, config.accumulate)
   made = job.prepare(config)
-  optimizer = make_optimizer(
-    config.optimizer, made.model.abstract_params, config.steps
-  )
+  optimizer = job.optimizer_of(config, made.model)
   workdir = epath.Path(config.workdir)
   batches = job.training_batches(made, jax.process_index(), jax.process_count())
   with contextlib.ExitStack() as stack:
@@ -164,6 +161,14 @@ def _start(workdir: epath.Path, made: job.Job, mesh) -> None:
       rules.shardings(mesh, abstract),
       notes=rules.relaxations(mesh, abstract),
     ).text(),
+  )
+  log.info(
+    'row shapes, one compilation each: %s',
+    '; '.join(
+      f'{tokens:,} tokens, {units:,} {spec.units}, {visual:,} visual tokens'
+      for spec in made.specs
+      for tokens, units, visual in [row_size(spec)]
+    ),
   )
   if jax.process_index() == 0:
     workdir.mkdir(parents=True, exist_ok=True)

@@ -225,7 +225,7 @@ class Clip:
   def __init__(self, config: ClipConfig, runtime: Runtime):
     self.config, self.runtime = config, runtime
     self._description = functional.Description(
-      lambda rngs: _Modules(config, runtime, rngs)
+      lambda rngs: _Modules(config, runtime, rngs), runtime.lora
     )
     self.abstract_params = self._description.abstract_params
 

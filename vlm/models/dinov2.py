@@ -248,7 +248,7 @@ class Dinov2:
   def __init__(self, config: Dinov2Config, runtime: Runtime):
     self.config, self.runtime = config, runtime
     self._description = functional.Description(
-      lambda rngs: _Modules(config, runtime, rngs)
+      lambda rngs: _Modules(config, runtime, rngs), runtime.lora
     )
     self.abstract_params = self._description.abstract_params
 

@@ -6,12 +6,15 @@ than carrying NNX objects).
 """
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from vlm.models.lora import Lora
 
 Params = dict[str, Any]
 
@@ -26,6 +29,7 @@ class Runtime:
     remat: 'none' keeps every activation, 'block' recomputes whole layers in the
       backward pass, 'dots' keeps matrix products and recomputes the rest.
     attention: 'xla', 'splash' (TPU kernel) or 'auto' (splash on TPU).
+    lora: adapters beside some kernels.
     unroll: write the layers out instead of looping over them; a fifth faster
       for two small layers on a CPU, and slow to compile for many.
   """
@@ -35,6 +39,7 @@ class Runtime:
   remat: str = 'none'
   attention: str = 'auto'
   unroll: bool = False
+  lora: Lora | None = None
 
   def __post_init__(self):
     for name, allowed in (
@@ -53,11 +58,17 @@ class Description:
 
   Args:
     build: makes the module from `nnx.Rngs`; called abstractly.
+    lora: adapters to add to it.
+
+  Raises:
+    ValueError: adapters for which the module has no place.
   """
 
-  def __init__(self, build: Callable[[nnx.Rngs], nnx.Module]):
-    self._build = build
-    module = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+  def __init__(
+    self, build: Callable[[nnx.Rngs], nnx.Module], lora: Lora | None = None
+  ):
+    self._build = build if lora is None else _with_lora(build, lora)
+    module = nnx.eval_shape(lambda: self._build(nnx.Rngs(0)))
     self._graphdef, self._state = nnx.split(module, nnx.Param)
     self.abstract_params: Params = jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
@@ -73,6 +84,24 @@ class Description:
     state = jax.tree.map(lambda leaf: leaf, self._state)
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(self._graphdef, state)
+
+
+def _with_lora(build: Callable, lora: Lora) -> Callable:
+  def adapted(rngs: nnx.Rngs) -> nnx.Module:
+    module, found = build(rngs), False
+    for path, layer in nnx.iter_modules(module):
+      name = '/'.join(map(str, path))
+      if hasattr(layer, 'add_lora') and re.fullmatch(lora.targets, name):
+        layer.add_lora(lora, rngs)
+        found = True
+    if not found:
+      raise ValueError(
+        f'lora targets {lora.targets!r} match no layer of the model; set '
+        '--config.model.lora.targets'
+      )
+    return module
+
+  return adapted
 
 
 def stack(build: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs):

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from vlm.models.functional import Runtime
+from vlm.models.lora import Lora, add
 
 
 class Einsum(nnx.Module):
@@ -53,9 +54,55 @@ class Einsum(nnx.Module):
       nnx.Param(jnp.zeros(bias, runtime.param_dtype)) if bias else None
     )
 
+  def add_lora(self, lora: Lora, rngs: nnx.Rngs) -> None:
+    """Gives the map an adapter (see `lora`), under leading layer axes too."""
+    inward, outward = self._lora_equations()
+    sizes = dict(zip(reversed(self._axes), reversed(self.kernel.shape)))
+    sizes |= {'r': lora.rank}
+    lead = self.kernel.shape[: self.kernel.ndim - len(self._axes)]
+    shape_of = lambda equation: tuple(
+      sizes[axis] for axis in equation.split('->')[0].split(',')[1]
+    )
+    a, b = shape_of(inward), shape_of(outward)
+    drawn = jax.random.normal(rngs.params(), (*lead, *a), jnp.float32)
+    self.lora_a = nnx.Param(drawn / math.sqrt(math.prod(a[:-1])))
+    self.lora_b = nnx.Param(jnp.zeros((*lead, *b), jnp.float32))
+    self.lora_scale = lora.scale
+
+  def merged_kernel(self) -> jax.Array:
+    """The kernel with its adapter, for those who multiply by it themselves."""
+    if not hasattr(self, 'lora_a'):
+      return self.kernel[...]
+    return add(
+      self.kernel[...], self.lora_a[...], self.lora_b[...], self.lora_scale
+    )
+
+  @property
+  def _axes(self) -> str:
+    """The kernel's letters."""
+    return self.equation.split('->')[0].split(',')[1]
+
+  def _lora_equations(self) -> tuple[str, str]:
+    """'BTD,DNH->BTNH' becomes 'BTD,Dr->BTr' and 'BTr,rNH->BTNH'."""
+    left, right = self.equation.split('->')
+    x, kernel = left.split(',')
+    inputs = ''.join(axis for axis in kernel if axis not in right)
+    outputs = ''.join(axis for axis in kernel if axis in right)
+    middle = ''.join(axis for axis in x if axis not in inputs) + 'r'
+    return f'{x},{inputs}r->{middle}', f'{middle},r{outputs}->{right}'
+
+  def _adapted(self, x: jax.Array) -> jax.Array:
+    inward, outward = self._lora_equations()
+    low = jnp.einsum(inward, x, jnp.asarray(self.lora_a[...], self.dtype))
+    y = jnp.einsum(outward, low, jnp.asarray(self.lora_b[...], self.dtype))
+    return y * jnp.asarray(self.lora_scale, self.dtype)
+
   def __call__(self, x: jax.Array) -> jax.Array:
     kernel = jnp.asarray(self.kernel[...], self.dtype)
-    y = jnp.einsum(self.equation, x.astype(self.dtype), kernel)
+    x = x.astype(self.dtype)
+    y = jnp.einsum(self.equation, x, kernel)
+    if hasattr(self, 'lora_a'):
+      y = y + self._adapted(x)
     if self.bias is not None:
       y = y + jnp.asarray(self.bias[...], self.dtype)
     return y

@@ -227,7 +227,7 @@ class Decoder(nnx.Module):
   def head_kernel(self) -> Float[Array, 'D V']:
     if self.config.tied_head:
       return self.embed.embedding[...].T
-    return self.head.kernel[...]
+    return self.head.merged_kernel()
 
 
 def init_cache(
@@ -253,7 +253,7 @@ class LanguageModel:
 
   def __init__(self, config: Any, runtime: Runtime):
     self.config, self.runtime = config, runtime
-    self._description = functional.Description(self._module)
+    self._description = functional.Description(self._module, runtime.lora)
     self.abstract_params = self._description.abstract_params
 
   def _module(self, rngs: nnx.Rngs) -> nnx.Module:

@@ -159,7 +159,7 @@ class Siglip:
   def __init__(self, config: SiglipVisionConfig, runtime: Runtime):
     self.config, self.runtime = config, runtime
     self._description = functional.Description(
-      lambda rngs: _Modules(config, runtime, rngs)
+      lambda rngs: _Modules(config, runtime, rngs), runtime.lora
     )
     self.abstract_params = self._description.abstract_params
 

@@ -1,17 +1,24 @@
 """From a GGUF file to an answer: the two commands."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
 
 from data.assistant import Assistant, eos_ids
 from data.chat import load_chat
-from vlm.convert import gguf
+from launch import convert
+from vlm.convert import folder, gguf
+from vlm.models import lora, registry
+from vlm.models.functional import Runtime
+from vlm.train.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[2]
 spec = importlib.util.spec_from_file_location(
@@ -104,3 +111,76 @@ def test_smollm2_knows_the_capital_of_france(tmp_path):
     '--prompt=What is the capital of France?',
   )
   assert 'Paris' in said
+
+
+@pytest.mark.parity
+def test_there_and_back_with_adapters(tmp_path):
+  """HF -> a run's checkpoint with LoRA -> HF, equal to adding it by hand."""
+  import transformers
+
+  source = tmp_path / 'source'
+  torch_model = gguf_file.torch_llama()
+  torch_model.save_pretrained(source)
+  (source / 'tokenizer.json').write_text('{}')
+  workdir, out = tmp_path / 'run', tmp_path / 'out'
+  settings = {'rank': 2, 'alpha': 4.0, 'targets': 'decoder/layers/attn/q'}
+  model = registry.build(
+    registry.config_from_hf(folder.read_config(epath.Path(source))),
+    Runtime(lora=lora.Lora(**settings)),
+  )
+  params = model.init(jax.random.key(0))
+  adapter = params['decoder']['layers']['attn']['q']
+  adapter['lora_b'] = adapter['lora_b'] + 0.1
+  checkpoints = Checkpoints(workdir / 'checkpoints')
+  checkpoints.save(7, {'params': params, 'step': jnp.int32(7)})
+  checkpoints.close()
+  config = {
+    'model': {'init_from': str(source), 'lora': settings},
+    'runtime': {'param_dtype': 'float32'},
+    'optimizer': {'ema': 0.0},
+  }
+  (workdir / 'config.json').write_text(json.dumps(config))
+  convert.from_orbax(workdir, out)
+  assert (out / 'tokenizer.json').read_text() == '{}'
+  theirs = transformers.LlamaForCausalLM.from_pretrained(out).state_dict()
+  got = theirs['model.layers.1.self_attn.q_proj.weight'].numpy()
+  a, b = (np.asarray(adapter[name])[1] for name in ('lora_a', 'lora_b'))
+  kernel = np.asarray(adapter['kernel'])[1]
+  want = kernel + 2.0 * np.einsum('Dr,rNH->DNH', a, b)
+  np.testing.assert_allclose(got.T, want.reshape(got.T.shape), atol=1e-6)
+
+  again = tmp_path / 'again'
+  convert.from_hf(out, again)
+  base = registry.build(model.config)
+  restored, _ = Checkpoints(again / 'checkpoints').restore(
+    {'params': base.abstract_params}, step=0, partial=True
+  )
+  np.testing.assert_allclose(
+    restored['params']['decoder']['layers']['attn']['q']['kernel'][1],
+    want,
+    atol=1e-6,
+  )
+
+
+def test_an_export_needs_to_know_its_base(tmp_path):
+  with pytest.raises(ValueError, match='no workdir of launch.train'):
+    convert.from_orbax(tmp_path, tmp_path / 'out')
+  (tmp_path / 'checkpoints').mkdir()
+  (tmp_path / 'config.json').write_text('{"model": {"init_from": ""}}')
+  with pytest.raises(ValueError, match='--source'):
+    convert.from_orbax(tmp_path, tmp_path / 'out')
+
+
+@pytest.mark.parametrize(
+  'source, message',
+  [
+    ('nowhere', 'nowhere: no such folder; expected'),
+    ('Nobody/no-such-model', 'Nobody/no-such-model: .*HF_HUB_OFFLINE'),
+  ],
+)
+def test_sources_that_are_nowhere(monkeypatch, source, message):
+  from huggingface_hub import constants
+
+  monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+  with pytest.raises(FileNotFoundError, match=message):
+    folder.resolve(source)

@@ -32,6 +32,7 @@ class Qwen25VLConfig:
     level, later ones under `text_config`.
     """
     text = config.get('text_config', config)
+    text = text | {'model_type': 'qwen2_5_vl_text'}
     # A config tied at either level is tied: transformers reads both.
     tied = config.get('tie_word_embeddings') or text.get('tie_word_embeddings')
     return cls(
@@ -40,6 +41,28 @@ class Qwen25VLConfig:
       image_token=config.get('image_token_id', 151655),
       video_token=config.get('video_token_id', 151656),
     )
+
+
+def published(size: str) -> Qwen25VLConfig:
+  """Facts of Qwen/Qwen2.5-VL-{3B,7B,72B}-Instruct, before any download."""
+  mlp, sizes = {
+    '3b': (3420, dict(width=2048, depth=36, heads=16, kv_heads=2)),
+    '7b': (3420, dict(width=3584, depth=28, heads=28, kv_heads=4)),
+    '72b': (3456, dict(width=8192, depth=80, heads=64, kv_heads=8)),
+  }[size]
+  small = size == '3b'
+  return Qwen25VLConfig(
+    vision=Qwen25VisionConfig(mlp_width=mlp, out_width=sizes['width']),
+    decoder=Qwen2Config(
+      vocab_size=151936 if small else 152064,
+      head_dim=128,
+      mlp_width={'3b': 11008, '7b': 18944, '72b': 29568}[size],
+      tied_head=small,
+      mrope_section=(16, 24, 24),
+      model_type='qwen2_5_vl_text',
+      **sizes,
+    ),
+  )
 
 
 class _Modules(nnx.Module):

@@ -31,6 +31,9 @@ FAMILIES = {
 PRESETS = {
   'llava-onevision-0.5b': lambda: llava_onevision.published('0.5b'),
   'llava-onevision-7b': lambda: llava_onevision.published('7b'),
+  'qwen2.5-vl-3b': lambda: qwen2_5_vl.published('3b'),
+  'qwen2.5-vl-7b': lambda: qwen2_5_vl.published('7b'),
+  'qwen2.5-vl-72b': lambda: qwen2_5_vl.published('72b'),
 }
 
 

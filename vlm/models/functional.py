@@ -110,6 +110,12 @@ def stack(build: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs):
   return nnx.vmap(lambda key: build(nnx.Rngs(key)))(keys)
 
 
+def part(layers: nnx.Module, start: int, stop: int) -> nnx.Module:
+  """Layers start to stop of a stack, as a stack; copies their parameters."""
+  graphdef, state = nnx.split(layers)
+  return nnx.merge(graphdef, jax.tree.map(lambda x: x[start:stop], state))
+
+
 POLICIES = {
   'block': jax.checkpoint_policies.nothing_saveable,
   'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,

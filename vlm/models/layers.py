@@ -188,6 +188,7 @@ def rope_angles(
   head_dim: int,
   theta: float,
   sections: tuple[int, ...] = (),
+  interleaved: bool = False,
 ) -> tuple[Float[Array, 'B T H2'], Float[Array, 'B T H2']]:
   """Cosines and sines of rotary position angles.
 
@@ -200,14 +201,28 @@ def rope_angles(
     theta: the base.
     sections: of three-part positions, how many angles turn with t, h and w
       (M-RoPE, arXiv 2409.12191, section 2.1); they sum to H / 2.
+    interleaved: deal the angles out as t h w t h w ..., so that each part gets
+      high and low frequencies; otherwise they lie in three stretches.
   """
   exponent = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
   positions = positions[..., None]
   if positions.ndim == 4:
-    part = np.repeat(np.arange(3), sections)  # [H / 2]
-    positions = positions[:, :, part, 0]
+    positions = positions[:, :, _parts(sections, interleaved), 0]
   angles = positions.astype(jnp.float32) * theta**-exponent
   return jnp.cos(angles), jnp.sin(angles)
+
+
+def _parts(sections: tuple[int, ...], interleaved: bool) -> np.ndarray:
+  """Which of (t, h, w) each angle turns with, [H / 2].
+
+  Interleaved sections (4, 2, 2) are t h w t h w t t: what h and w leave is t's.
+  """
+  if not interleaved:
+    return np.repeat(np.arange(3), sections)
+  parts = np.zeros(sum(sections), int)
+  for part in (1, 2):
+    parts[part : 3 * sections[part] : 3] = part
+  return parts
 
 
 def apply_rope(

@@ -1,4 +1,5 @@
-"""Qwen2 decoder; also the Llama / SmolLM2 shape (no biases, tied head).
+"""Qwen2 decoder; also the Llama / SmolLM2 shape (no biases, tied head), and
+Qwen3's (no biases, normalised queries and keys).
 
 RMSNorm, grouped-query attention with rotary positions, gated SiLU MLP; layers
 run under one `lax.scan`.
@@ -27,6 +28,9 @@ HF_DEFAULTS = {
   | dict(vocab_size=151936, intermediate_size=22016, num_key_value_heads=32),
   'llama': _SHARED | dict(vocab_size=32000, intermediate_size=11008),
 }
+HF_DEFAULTS['qwen3'] = HF_DEFAULTS['qwen2'] | dict(head_dim=128)
+# The decoder inside Qwen3-VL.
+HF_DEFAULTS['qwen3_vl_text'] = HF_DEFAULTS['qwen3'] | dict(rope_theta=5e5)
 # The decoders inside Qwen2-VL and Qwen2.5-VL: Qwen2 with M-RoPE. Their classes
 # have Qwen2-VL-72B's sizes as defaults.
 HF_DEFAULTS['qwen2_5_vl_text'] = HF_DEFAULTS['qwen2_5_vl'] = dict(
@@ -42,7 +46,7 @@ HF_DEFAULTS['qwen2_5_vl_text'] = HF_DEFAULTS['qwen2_5_vl'] = dict(
 
 @dataclasses.dataclass(frozen=True)
 class Qwen2Config:
-  """Facts of a checkpoint of the Qwen2 or Llama family."""
+  """Facts of a checkpoint of the Qwen2, Qwen3 or Llama family."""
 
   vocab_size: int = 151936
   width: int = 896
@@ -56,11 +60,13 @@ class Qwen2Config:
   qkv_bias: bool = True
   tied_head: bool = True
   mrope_section: tuple[int, ...] = ()
+  mrope_interleaved: bool = False
+  qk_norm: bool = False
   model_type: str = 'qwen2'
 
   @classmethod
   def from_hf(cls, config: dict[str, Any]) -> 'Qwen2Config':
-    """Reads HF's `config.json` (model_type qwen2 or llama).
+    """Reads HF's `config.json` (model_type qwen2, qwen3 or llama).
 
     Raises:
       ValueError: for features this decoder does not have, by name.
@@ -87,6 +93,8 @@ class Qwen2Config:
         f'config.json: hidden_act {config["hidden_act"]!r}, supported: silu'
       )
     heads = config['num_attention_heads']
+    # Qwen3-VL's decoder has these when its config names none.
+    sections = (24, 20, 20) if kind == 'qwen3_vl_text' else ()
     theta = rope.get('rope_theta', config.get('rope_theta', 10000.0))
     return cls(
       vocab_size=config['vocab_size'],
@@ -98,9 +106,11 @@ class Qwen2Config:
       mlp_width=config['intermediate_size'],
       rope_theta=float(theta),
       norm_eps=config.get('rms_norm_eps', 1e-6),
-      qkv_bias=kind != 'llama',
+      qkv_bias=kind.startswith('qwen2'),
       tied_head=bool(config.get('tie_word_embeddings', False)),
-      mrope_section=tuple(rope.get('mrope_section') or ()),
+      mrope_section=tuple(rope.get('mrope_section') or sections),
+      mrope_interleaved=kind == 'qwen3_vl_text',
+      qk_norm=kind.startswith('qwen3'),
       model_type=kind,
     )
 
@@ -120,11 +130,17 @@ class Attention(nnx.Module):
     self.impl = runtime.attention
     self.q, self.k, self.v = project(n), project(k), project(k)
     self.o = layers.Einsum('BTNH,NHD->BTD', (n, h, d), **make)
+    if config.qk_norm:
+      norm = lambda: layers.RMSNorm(h, config.norm_eps, runtime=runtime)
+      self.q_norm, self.k_norm = norm(), norm()
+    self.qk_norm = config.qk_norm
 
   def __call__(self, x, rope, segment_ids, cache):
     q = constrain(self.q(x), 'batch', None, 'heads', None)
     k = constrain(self.k(x), 'batch', None, 'heads', None)
     v = constrain(self.v(x), 'batch', None, 'heads', None)
+    if self.qk_norm:
+      q, k = self.q_norm(q), self.k_norm(k)
     q, k = layers.apply_rope(q, *rope), layers.apply_rope(k, *rope)
     ids, kv_ids, index = segment_ids, segment_ids, 0
     if cache is not None:
@@ -201,10 +217,15 @@ class Decoder(nnx.Module):
     positions: Int[Array, 'B T ...'],
     segment_ids: Int[Array, 'B T'],
     cache: Cache | None = None,
+    deepstack: Float[Array, 'L B T D'] | None = None,
   ) -> tuple[Float[Array, 'B T D'], Cache | None]:
     config = self.config
     rope = layers.rope_angles(
-      positions, config.head_dim, config.rope_theta, config.mrope_section
+      positions,
+      config.head_dim,
+      config.rope_theta,
+      config.mrope_section,
+      config.mrope_interleaved,
     )
     shared, per_layer = None, None
     if cache is not None:
@@ -214,12 +235,18 @@ class Decoder(nnx.Module):
       shared = {'segment_ids': ids, 'index': cache['index']}
       per_layer = {'k': cache['k'], 'v': cache['v']}
 
-    def apply(block, x, kv):
+    def apply(block, x, inputs):
+      kv, layer = inputs
       layer_cache = None if kv is None else shared | kv
       x, (k, v) = block(x, rope, segment_ids, layer_cache)
+      if deepstack is not None:
+        x = x + _of_layer(deepstack, layer).astype(x.dtype)
       return x, None if kv is None else {'k': k, 'v': v}
 
-    x, kv = functional.scan(self.layers, apply, x, per_layer, self.runtime)
+    # One loop for all layers: cutting the stack in two would copy it.
+    number = None if deepstack is None else jnp.arange(config.depth)
+    xs = per_layer, number
+    x, kv = functional.scan(self.layers, apply, x, xs, self.runtime)
     if cache is not None:
       cache = kv | shared | {'index': cache['index'] + x.shape[1]}
     return self.norm(x), cache
@@ -228,6 +255,15 @@ class Decoder(nnx.Module):
     if self.config.tied_head:
       return self.embed.embedding[...].T
     return self.head.merged_kernel()
+
+
+def _of_layer(
+  deepstack: Float[Array, 'L B T D'], layer: Int[Array, '']
+) -> Float[Array, 'B T D']:
+  """What is added after layer 0, 1, ... L - 1; zeros after later layers."""
+  count = len(deepstack)
+  added = deepstack[jnp.minimum(layer, count - 1)]
+  return jnp.where(layer < count, added, 0)
 
 
 def init_cache(
@@ -289,12 +325,14 @@ class LanguageModel:
     positions: Int[Array, 'B T ...'],
     segment_ids: Int[Array, 'B T'],
     cache: Cache | None = None,
+    deepstack: Float[Array, 'L B T D'] | None = None,
   ) -> tuple[Float[Array, 'B T D'], Cache | None]:
     """Runs the layers; with a cache, appends at its index.
 
-    Positions are [B, T], or [B, T, 3] where the checkpoint has M-RoPE.
+    Positions are [B, T], or [B, T, 3] where the checkpoint has M-RoPE. Of
+    `deepstack`, entry l is added to what leaves layer l (arXiv 2406.04334).
     """
-    return self._decoder(params)(x, positions, segment_ids, cache)
+    return self._decoder(params)(x, positions, segment_ids, cache, deepstack)
 
   def head_kernel(self, params: Params) -> Float[Array, 'D V']:
     """The output head, tied or not."""

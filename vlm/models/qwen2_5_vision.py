@@ -199,24 +199,25 @@ class Qwen25Vision(nnx.Module):
     Returns:
       One vector per merge block, in the order of the slots.
     """
-    x = self.patch(self._normalised(patches))
+    x = self.patch(normalised(patches, self.config))
     rope = axial_rope(position, x.shape[-1] // self.config.heads)
     full = [i in self.config.full_blocks for i in range(self.config.depth)]
     run = lambda block, x, full: (block(x, rope, frame, full), None)
     x, _ = functional.scan(self.layers, run, x, jnp.asarray(full), self.runtime)
     return self.merger(x)
 
-  def _normalised(self, patches: jax.Array) -> jax.Array:
-    config = self.config
-    shape = (3, config.frames, config.patch, config.patch)
-    x = patches.reshape(*patches.shape[:2], *shape)
-    if patches.dtype != jnp.uint8:
-      return x
-    mean, std = (
-      jnp.asarray(value).reshape(3, 1, 1, 1)
-      for value in (config.pixel_mean, config.pixel_std)
-    )
-    return (x.astype(jnp.float32) * (1 / 255) - mean) / std
+
+def normalised(patches: jax.Array, config: Any) -> jax.Array:
+  """Flat patches as [B, T, 3, frames, patch, patch], bytes normalised."""
+  shape = (3, config.frames, config.patch, config.patch)
+  x = patches.reshape(*patches.shape[:2], *shape)
+  if patches.dtype != jnp.uint8:
+    return x
+  mean, std = (
+    jnp.asarray(value).reshape(3, 1, 1, 1)
+    for value in (config.pixel_mean, config.pixel_std)
+  )
+  return (x.astype(jnp.float32) * (1 / 255) - mean) / std
 
 
 def axial_rope(

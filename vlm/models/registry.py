@@ -8,6 +8,7 @@ from vlm.models import (
   llava_onevision,
   qwen2,
   qwen2_5_vl,
+  qwen3_vl,
   siglip,
 )
 from vlm.models.functional import Runtime
@@ -15,6 +16,7 @@ from vlm.models.functional import Runtime
 # model_type -> (config class, model class)
 FAMILIES = {
   'qwen2': (qwen2.Qwen2Config, qwen2.LanguageModel),
+  'qwen3': (qwen2.Qwen2Config, qwen2.LanguageModel),
   'llama': (qwen2.Qwen2Config, qwen2.LanguageModel),
   'llava_onevision': (
     llava_onevision.LlavaOnevisionConfig,
@@ -24,6 +26,7 @@ FAMILIES = {
   'dinov2': (dinov2.Dinov2Config, dinov2.Dinov2),
   'dinov2_with_registers': (dinov2.Dinov2Config, dinov2.Dinov2),
   'qwen2_5_vl': (qwen2_5_vl.Qwen25VLConfig, qwen2_5_vl.Qwen25VL),
+  'qwen3_vl': (qwen3_vl.Qwen3VLConfig, qwen3_vl.Qwen3VL),
   'siglip_vision_model': (siglip.SiglipVisionConfig, siglip.Siglip),
 }
 
@@ -34,6 +37,10 @@ PRESETS = {
   'qwen2.5-vl-3b': lambda: qwen2_5_vl.published('3b'),
   'qwen2.5-vl-7b': lambda: qwen2_5_vl.published('7b'),
   'qwen2.5-vl-72b': lambda: qwen2_5_vl.published('72b'),
+  'qwen3-vl-2b': lambda: qwen3_vl.published('2b'),
+  'qwen3-vl-4b': lambda: qwen3_vl.published('4b'),
+  'qwen3-vl-8b': lambda: qwen3_vl.published('8b'),
+  'qwen3-vl-32b': lambda: qwen3_vl.published('32b'),
 }
 
 

@@ -18,12 +18,15 @@ class VisualTokens(NamedTuple):
     valid: bool [B, M]; valid tokens fill the placeholders in order.
     grid: int32 [B, M, 3], (t, h, w) of each token, -1 where it has none.
     received_attention: float32 [B, M] or None; see `attention.received`.
+    deepstack: [L, B, M, D] or None; features from inside the tower, to be added
+      to the tokens after the decoder's first L layers (arXiv 2406.04334).
   """
 
   tokens: jax.Array
   valid: jax.Array
   grid: jax.Array
   received_attention: jax.Array | None
+  deepstack: jax.Array | None = None
 
 
 def placed(
@@ -36,9 +39,27 @@ def placed(
   The host has checked that a row has as many placeholders as valid tokens;
   valid tokens come first in a plan, so the n-th placeholder takes token n.
   """
-  nth = jnp.clip(jnp.cumsum(slot, axis=1) - 1, 0, visual.valid.shape[1] - 1)
-  tokens = jnp.take_along_axis(visual.tokens, nth[..., None], axis=1)
+  tokens = _spread(visual.tokens, slot)
   return jnp.where(slot[..., None], tokens.astype(x.dtype), x)
+
+
+def placed_deepstack(
+  slot: Bool[Array, 'B T'], visual: VisualTokens
+) -> Float[Array, 'L B T D'] | None:
+  """Features for the first L layers at the placeholders, zeros elsewhere."""
+  if visual.deepstack is None:
+    return None
+  # Layer by layer, each lookup keeps the sharding of its rows.
+  spread = jnp.stack([_spread(x, slot) for x in visual.deepstack])
+  return jnp.where(slot[..., None], spread, 0)
+
+
+def _spread(
+  tokens: Float[Array, 'B M D'], slot: Bool[Array, 'B T']
+) -> Float[Array, 'B T D']:
+  """Token n at the n-th placeholder; anything elsewhere."""
+  nth = jnp.clip(jnp.cumsum(slot, axis=1) - 1, 0, tokens.shape[1] - 1)
+  return jnp.take_along_axis(tokens, nth[..., None], axis=1)
 
 
 def gather(
@@ -89,10 +110,12 @@ class VisionLanguageModel(LanguageModel):
   def forward(
     self, params: Params, batch: dict, cache: Cache | None = None
   ) -> tuple[Float[Array, 'B T D'], Cache | None]:
-    visual = None
+    visual, deepstack = None, None
     if 'pixels' in batch:
       visual = self.encode_visual(params, batch['pixels'], batch['plan'])
+      slot = self.is_placeholder(batch['tokens'])
+      deepstack = placed_deepstack(slot, visual)
     x = self.embed(params, batch['tokens'], visual)
     return self.decode(
-      params, x, batch['positions'], batch['segment_ids'], cache
+      params, x, batch['positions'], batch['segment_ids'], cache, deepstack
     )

@@ -44,14 +44,15 @@ def generate(
     and filled with the first EOS id after it.
   """
   rows, length = tokens.shape
-  visual = None
-  if pixels is not None:
-    visual = model.encode_visual(params, pixels, plan)
   cache = model.init_cache(rows, length + max_new_tokens)
   if positions is None:
     positions = jnp.maximum(jnp.cumsum(segment_ids, axis=1) - 1, 0)
-  x = model.embed(params, tokens, visual)
-  hidden, cache = model.decode(params, x, positions, segment_ids, cache)
+  prompt = {
+    'tokens': tokens, 'positions': positions, 'segment_ids': segment_ids
+  }  # fmt: skip
+  if pixels is not None:
+    prompt |= {'pixels': pixels, 'plan': plan}
+  hidden, cache = model.forward(params, prompt, cache)
   eos = jnp.asarray(eos_ids, jnp.int32)
   pick = lambda hidden: jnp.argmax(
     model.logits(params, hidden[:, -1:])[:, 0], axis=-1

@@ -59,6 +59,9 @@ DEFAULT_RULES = (
   (r'(.*/)?merger/fc1/kernel', P('fsdp', 'tensor')),  # [4 Dv, 4 Dv]
   (r'(.*/)?merger/fc1/bias', P('tensor')),
   (r'(.*/)?merger/fc2/kernel', P('tensor', 'fsdp')),  # [4 Dv, D]
+  (r'(.*/)?deepstack/layers/fc1/kernel', P(None, 'fsdp', 'tensor')),
+  (r'(.*/)?deepstack/layers/fc1/bias', P(None, 'tensor')),
+  (r'(.*/)?deepstack/layers/fc2/kernel', P(None, 'tensor', 'fsdp')),
   (r'projector/linear_1/kernel', P('fsdp', 'tensor')),  # [Dv, D]
   (r'projector/linear_1/bias', P('tensor')),
   (r'projector/linear_2/kernel', P('tensor', 'fsdp')),  # [D, D]

@@ -7,11 +7,13 @@ from vlm.convert.names.dinov2 import DINOV2
 from vlm.convert.names.llava_onevision import LLAVA_ONEVISION
 from vlm.convert.names.qwen2 import QWEN2
 from vlm.convert.names.qwen2_5_vl import QWEN2_5_VL
+from vlm.convert.names.qwen3_vl import QWEN3_VL
 from vlm.convert.names.siglip import SIGLIP
 from vlm.convert.tables import Table
 
 TABLES: dict[str, Table] = {
   'qwen2': QWEN2,
+  'qwen3': QWEN2,
   'llama': QWEN2,
   'siglip': SIGLIP,
   'siglip_vision_model': SIGLIP,
@@ -21,6 +23,7 @@ TABLES: dict[str, Table] = {
   'dinov2_with_registers': DINOV2,
   'llava_onevision': LLAVA_ONEVISION,
   'qwen2_5_vl': QWEN2_5_VL,
+  'qwen3_vl': QWEN3_VL,
 }
 
 

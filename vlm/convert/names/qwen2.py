@@ -1,6 +1,7 @@
 """Names of Qwen2 decoders; Llama and SmolLM2 are the same without biases.
 
-Rows whose parameter a model lacks (biases, an untied head) are inactive.
+Rows whose parameter a model lacks (biases, Qwen3's norms, an untied head) are
+inactive.
 """
 
 from vlm.convert.tables import (
@@ -25,6 +26,8 @@ STACK = Table(
     *split_heads('layers/attn/q', _ATTENTION + 'q_proj'),
     *split_heads('layers/attn/k', _ATTENTION + 'k_proj'),
     *split_heads('layers/attn/v', _ATTENTION + 'v_proj'),
+    Row('layers/attn/q_norm/scale', (_ATTENTION + 'q_norm.weight',)),
+    Row('layers/attn/k_norm/scale', (_ATTENTION + 'k_norm.weight',)),
     *merge_heads('layers/attn/o', _ATTENTION + 'o_proj'),
     Row(
       'layers/mlp_norm/scale', ('layers.{i}.post_attention_layernorm.weight',)

@@ -16,24 +16,30 @@ from vlm.convert.tables import (
 
 _BLOCK = 'blocks.{i}.'
 
-TOWER = Table(
-  rows=(
+PATCH = Transform('patch convolution over frames', 'D C t p q -> C t p q D')
+
+
+def fused_heads(ours: str, published: str) -> tuple[Row, ...]:
+  """Rows of a fused q, k and v projection: [D, 3, N, H] and [3, N, H]."""
+  return (
     Row(
-      'patch/kernel',
-      ('patch_embed.proj.weight',),
-      Transform('patch convolution over frames', 'D C t p q -> C t p q D'),
-    ),
-    Row('layers/norm1/scale', (_BLOCK + 'norm1.weight',)),
-    Row(
-      'layers/attn/qkv/kernel',
-      (_BLOCK + 'attn.qkv.weight',),
+      f'{ours}/kernel',
+      (f'{published}.weight',),
       Transform('split fused heads', '(C N H) D -> D C N H'),
     ),
     Row(
-      'layers/attn/qkv/bias',
-      (_BLOCK + 'attn.qkv.bias',),
+      f'{ours}/bias',
+      (f'{published}.bias',),
       Transform('split fused heads of a bias', '(C N H) -> C N H'),
     ),
+  )
+
+
+TOWER = Table(
+  rows=(
+    Row('patch/kernel', ('patch_embed.proj.weight',), PATCH),
+    Row('layers/norm1/scale', (_BLOCK + 'norm1.weight',)),
+    *fused_heads('layers/attn/qkv', _BLOCK + 'attn.qkv'),
     *merge_heads('layers/attn/o', _BLOCK + 'attn.proj'),
     Row('layers/norm2/scale', (_BLOCK + 'norm2.weight',)),
     *linear('layers/mlp/gate', _BLOCK + 'mlp.gate_proj'),

@@ -37,12 +37,14 @@ CLIP_TEXT = TOWER | dict(
 
 FAMILIES = (
   'qwen2',
+  'qwen3',
   'llama',
   'siglip',
   'siglip_no_head',
   'clip',
   'dinov2',
   'qwen2_5_vl',
+  'qwen3_vl',
   'llava',
 )
 
@@ -53,6 +55,9 @@ def _build(family: str):
   if family == 'qwen2':
     config = t.Qwen2Config(**DECODER, tie_word_embeddings=False)
     return t.Qwen2ForCausalLM(config)
+  if family == 'qwen3':
+    config = t.Qwen3Config(**DECODER, tie_word_embeddings=True)
+    return t.Qwen3ForCausalLM(config)
   if family == 'llama':
     config = t.LlamaConfig(**DECODER, tie_word_embeddings=True)
     return t.LlamaForCausalLM(config)
@@ -81,6 +86,17 @@ def _build(family: str):
     text.pop('head_dim')
     config = t.Qwen2_5_VLConfig(text_config=text, vision_config=vision)
     return t.Qwen2_5_VLForConditionalGeneration(config)
+  if family == 'qwen3_vl':
+    rope = dict(rope_type='default', rope_theta=1e6, mrope_section=[4, 2, 2])
+    vision = dict(
+      depth=4, hidden_size=32, num_heads=4, intermediate_size=48,
+      out_hidden_size=24, num_position_embeddings=36,
+      deepstack_visual_indexes=[0, 1, 2],
+    )  # fmt: skip
+    config = t.Qwen3VLConfig(
+      text_config=DECODER | dict(rope_parameters=rope), vision_config=vision
+    )
+    return t.Qwen3VLForConditionalGeneration(config)
   vision = VISION | dict(
     model_type='siglip_vision_model', vision_use_head=False
   )

@@ -1,10 +1,23 @@
 """bfloat16 stays bfloat16 from pixels to hidden states; logits are float32."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from vlm.models import clip, llava_onevision, plan, qwen2, registry, siglip
+from vlm.models import (
+  clip,
+  llava_onevision,
+  patches,
+  plan,
+  qwen2,
+  qwen3_vision,
+  qwen3_vl,
+  registry,
+  siglip,
+)
 from vlm.models.functional import Runtime
 
 DECODER = qwen2.Qwen2Config(
@@ -22,6 +35,17 @@ VISION = siglip.SiglipVisionConfig(
 VLM = llava_onevision.LlavaOnevisionConfig(
   VISION, DECODER, image_token=62, video_token=63, grid_pinpoints=((28, 28),)
 )
+QWEN3_VL = qwen3_vl.Qwen3VLConfig(
+  qwen3_vision.Qwen3VisionConfig(
+    width=16, depth=2, heads=2, mlp_width=24, out_width=32, patch=4,
+    position_side=3, deepstack_blocks=(0, 1),
+  ),
+  dataclasses.replace(
+    DECODER, qk_norm=True, mrope_section=(2, 1, 1), mrope_interleaved=True
+  ),
+  image_token=62,
+  video_token=63,
+)  # fmt: skip
 CLIP = clip.ClipConfig(
   clip.ClipVisionConfig(28, 14, 16, 2, 2, 24),
   clip.ClipTextConfig(32, 8, 16, 2, 2, 24, eos_token=31),
@@ -61,6 +85,26 @@ def test_vlm(runtime):
     model.decode, model.abstract_params, hidden, ids, ids, cache
   )
   assert cache['k'].dtype == jnp.bfloat16 and cache['k'].shape[2] == 20
+
+
+def test_deepstack(runtime):
+  model = registry.build(QWEN3_VL, runtime)
+  planned = patches.plan_patches([(1, 4, 4)], QWEN3_VL.vision.layout, 20)
+  packed = {name: np.stack([value] * 2) for name, value in planned.items()}
+  batch = {
+    'tokens': ids,
+    'positions': jax.ShapeDtypeStruct((2, 12, 3), jnp.int32),
+    'segment_ids': ids,
+    'pixels': jax.ShapeDtypeStruct((2, 20, 96), jnp.uint8),
+    'plan': packed | {'valid': np.ones((2, 4), bool)},
+  }
+  visual = jax.eval_shape(
+    model.encode_visual, model.abstract_params, batch['pixels'], batch['plan']
+  )
+  assert visual.tokens.dtype == visual.deepstack.dtype == jnp.bfloat16
+  assert visual.deepstack.shape == (2, 2, 4, 32)
+  hidden = jax.eval_shape(model.hidden, model.abstract_params, batch)
+  assert hidden.dtype == jnp.bfloat16
 
 
 def test_towers(runtime):

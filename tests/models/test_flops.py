@@ -6,7 +6,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vlm.models import flops, llava_onevision, qwen2, registry, siglip
+from vlm.models import (
+  flops,
+  llava_onevision,
+  qwen2,
+  qwen3_vision,
+  qwen3_vl,
+  registry,
+  siglip,
+)
 from vlm.models.functional import Runtime
 
 DECODER = qwen2.Qwen2Config(
@@ -25,6 +33,35 @@ VISION = siglip.SiglipVisionConfig(
 CONFIG = llava_onevision.LlavaOnevisionConfig(
   vision=VISION, decoder=DECODER, image_token=7, video_token=8
 )
+
+
+QWEN3_VL = qwen3_vl.Qwen3VLConfig(
+  vision=qwen3_vision.Qwen3VisionConfig(
+    width=128, depth=3, heads=4, mlp_width=256, out_width=128, patch=8,
+    position_side=6, deepstack_blocks=(0, 1),
+  ),
+  decoder=DECODER, image_token=7, video_token=8,
+)  # fmt: skip
+
+
+def patch_batch(rows=2, length=64, slots=96):
+  struct = jax.ShapeDtypeStruct
+  ints = lambda *shape: struct((rows, *shape), jnp.int32)
+  return {
+    'tokens': ints(length),
+    'positions': ints(length),
+    'segment_ids': ints(length),
+    'pixels': struct((rows, slots, 384), jnp.float32),
+    'plan': {
+      'position': ints(slots, 2),
+      'frame': ints(slots),
+      'taps': ints(slots, 4),
+      'tap_weight': struct((rows, slots, 4), jnp.float32),
+      'token': ints(16),
+      'grid': ints(16, 3),
+      'valid': struct((rows, 16), jnp.bool_),
+    },
+  }
 
 
 def batch(rows=2, length=64, tiles=2):
@@ -104,16 +141,18 @@ def test_frozen_tower_has_no_backward_pass():
   )
 
 
-def test_forward_agrees_with_xla(unrolled):
-  model = registry.build(CONFIG, Runtime(attention='xla'))
+@pytest.mark.parametrize(
+  'config,sizes', [(CONFIG, batch()), (QWEN3_VL, patch_batch())]
+)
+def test_forward_agrees_with_xla(unrolled, config, sizes):
+  model = registry.build(config, Runtime(attention='xla'))
 
   def forward(params, batch):
     return model.logits(params, model.hidden(params, batch))
 
-  sizes = batch()
   lowered = jax.jit(forward).lower(model.abstract_params, sizes)
   counted = lowered.compile().cost_analysis()['flops']
-  analytic = flops.forward_flops(CONFIG, sizes, visible_only=False)
+  analytic = flops.forward_flops(config, sizes, visible_only=False)
   # XLA also counts norms, softmax and rotary positions.
   assert analytic == pytest.approx(counted, rel=0.04)
   assert analytic < counted

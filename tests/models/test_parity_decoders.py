@@ -1,4 +1,4 @@
-"""Qwen2, Llama and SmolLM2 shapes against the published torch classes."""
+"""Qwen2, Qwen3, Llama and SmolLM2 shapes against published torch classes."""
 
 import dataclasses
 
@@ -21,6 +21,10 @@ SIZES = dict(
 CASES = {
   'qwen2': ('Qwen2', dict(tie_word_embeddings=False, rope_theta=1e6)),
   'qwen2_tied': ('Qwen2', dict(tie_word_embeddings=True, rope_theta=1e4)),
+  'qwen3': (
+    'Qwen3',
+    dict(tie_word_embeddings=False, rope_theta=1e6, head_dim=16),
+  ),
   'smollm2': (
     'Llama',
     dict(tie_word_embeddings=True, rope_theta=1e5, rms_norm_eps=1e-5),

@@ -50,9 +50,9 @@ def blocks(
 
   Args:
     config: frozen config of a decoder, or of a model with `vision` and
-      `decoder` (LLaVA-OneVision).
+      `decoder` (LLaVA-OneVision, Qwen3-VL).
     batch: arrays (or anything with `shape`) under 'tokens' [B, T] and, with a
-      tower, 'pixels' [B, I, S, S, 3].
+      tower, 'pixels': tiles [B, I, S, S, 3], or patches [B, P, values].
     visible_only: count the half of causal attention that is visible (what the
       TPU kernel computes); otherwise all of it (what plain XLA computes).
 
@@ -61,7 +61,9 @@ def blocks(
   """
   decoder = getattr(config, 'decoder', config)
   found = []
-  if hasattr(config, 'vision'):
+  if hasattr(config, 'vision') and len(batch['pixels'].shape) == 3:
+    found += _patch_tower(config.vision, *batch['pixels'].shape[:2])
+  elif hasattr(config, 'vision'):
     found += _tower(config.vision, decoder.width, batch['pixels'].shape)
   rows, length = batch['tokens'].shape
   keys = (length + 1) / 2 if visible_only else length
@@ -116,24 +118,48 @@ def _tower(config, width, pixels) -> list[Block]:
     activations=tokens * (12 * d + 2 * d + 2 * f),
   )
 
-  def dense(part, *sizes):
-    shapes = list(itertools.pairwise(sizes))
-    total = sum(a * b for a, b in shapes)
-    return Block(
-      part=part,
-      count=1,
-      products=2 * tokens * total,
-      attention=0,
-      weights=total,
-      activations=tokens * sum(a + b for a, b in shapes),
-      remat=False,
-    )
-
   return [
-    dense('vision', patch, d),
+    _dense('vision', 1, tokens, patch, d),
     layer,
-    dense('projector', d, width, width),
+    _dense('projector', 1, tokens, d, width, width),
   ]
+
+
+def _patch_tower(config, rows, patches) -> list[Block]:
+  """Qwen3-VL's tower: every slot is computed, and sees all of its row's."""
+  d, f, tokens = config.width, config.mlp_width, rows * patches
+  layer = Block(
+    part='vision',
+    count=config.depth,
+    products=2 * tokens * (4 * d * d + 2 * d * f),
+    attention=4 * tokens * patches * d,
+    weights=4 * d * d + 2 * d * f,
+    activations=tokens * (12 * d + 2 * d + 2 * f),
+  )
+  merged, out = config.merge**2 * d, config.out_width
+  mergers = 1 + len(config.deepstack_blocks)
+  return [
+    _dense('vision', 1, tokens, config.patch_values, d),
+    layer,
+    _dense(
+      'projector', mergers, tokens // config.merge**2, merged, merged, out
+    ),
+  ]
+
+
+def _dense(part, count, tokens, *sizes) -> Block:
+  """A chain of dense layers through widths `sizes`."""
+  shapes = list(itertools.pairwise(sizes))
+  total = sum(a * b for a, b in shapes)
+  return Block(
+    part=part,
+    count=count,
+    products=2 * tokens * total,
+    attention=0,
+    weights=total,
+    activations=tokens * sum(a + b for a, b in shapes),
+    remat=False,
+  )
 
 
 def forward_flops(

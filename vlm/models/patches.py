@@ -128,9 +128,9 @@ def _between(at: np.ndarray, count: int, side: int):
   """
   place = at.astype(np.float32) * np.float32(side - 1)
   place = place / np.float32(max(count - 1, 1))
-  low = np.floor(place)
-  taps = np.stack([low, np.minimum(low + 1, side - 1)], axis=1).astype(int)
-  return taps, np.stack([1 - (place - low), place - low], axis=1)
+  taps = np.floor(place)[:, None] + np.arange(2, dtype=np.float32)
+  shares = 1 - np.abs(place[:, None] - taps)
+  return np.minimum(taps, side - 1).astype(int), shares
 
 
 def _outer(operation, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

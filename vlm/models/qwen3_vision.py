@@ -38,7 +38,7 @@ class Qwen3VisionConfig:
   patch: int = 16
   frames: int = 2
   merge: int = 2
-  side: int = 48
+  position_side: int = 48
   deepstack_blocks: tuple[int, ...] = (8, 16, 24)
   pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
   pixel_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -46,7 +46,7 @@ class Qwen3VisionConfig:
   @property
   def layout(self) -> PatchLayout:
     """What decides where the patches of an image lie."""
-    return PatchLayout(self.patch, self.merge, self.side)
+    return PatchLayout(self.patch, self.merge, self.position_side)
 
   @property
   def patch_values(self) -> int:
@@ -82,7 +82,7 @@ class Qwen3VisionConfig:
       patch=config.get('patch_size', 16),
       frames=config.get('temporal_patch_size', 2),
       merge=config.get('spatial_merge_size', 2),
-      side=math.isqrt(config.get('num_position_embeddings', 2304)),
+      position_side=math.isqrt(config.get('num_position_embeddings', 2304)),
       deepstack_blocks=blocks,
     )
 
@@ -201,7 +201,9 @@ class Qwen3Vision(nnx.Module):
     self.patch = layers.Einsum(
       'BTCtpq,CtpqD->BTD', shape, bias=(config.width,), **make
     )
-    self.position = layers.Embedding(config.side**2, config.width, **make)
+    self.position = layers.Embedding(
+      config.position_side**2, config.width, **make
+    )
     self.layers = functional.stack(
       lambda rngs: Block(config, runtime, rngs), config.depth, rngs
     )

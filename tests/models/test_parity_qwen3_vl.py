@@ -255,6 +255,16 @@ def test_layers_and_logits_of_a_mixed_batch(
     close(f'alone: {name}', logits[b : b + 1, : len(row.tokens)], want.logits)
 
 
+def test_a_batch_without_pixels_needs_no_plan(pair, rows, torch, close):
+  published, model, params = pair
+  row = rows[-1]
+  batch = our_batch(model.config.vision.layout, [row])
+  text = {k: batch[k] for k in ('tokens', 'segment_ids', 'positions')}
+  run = jax.jit(lambda p, b: model.logits(p, model.hidden(p, b)))
+  want = published(**published_inputs(torch, [row], batch)).logits
+  close('text alone', run(params, text), want)
+
+
 def test_every_block_of_the_tower(pair, rows, torch, truncate, close):
   """Each seen through the merger, and what leaves from inside through its own.
 

@@ -106,11 +106,9 @@ class Qwen3VL(VisionLanguageModel):
     modules = self._description.bind(params)
     slots = (plan[k] for k in ('position', 'frame', 'taps', 'tap_weight'))
     blocks, inner = modules.vision(pixels, *slots)
-    pick = lambda x: constrain(
-      jnp.take_along_axis(x, plan['token'][..., None], axis=1),
-      *('batch', None, None),
-    )
+    token = plan['token'][..., None]
+    pick = lambda x: jnp.take_along_axis(x, token, axis=1)
+    tokens = constrain(pick(blocks), 'batch', None, None)
     deepstack = jnp.stack([pick(x) for x in inner])
-    return VisualTokens(
-      pick(blocks), plan['valid'], plan['grid'], None, deepstack
-    )
+    deepstack = constrain(deepstack, None, 'batch', None, None)
+    return VisualTokens(tokens, plan['valid'], plan['grid'], None, deepstack)

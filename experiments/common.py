@@ -86,6 +86,9 @@ def base_config() -> ConfigDict:
         'keep_best_mode': 'max',
         'save_on_preemption': True,
       },
+      # Slices of launch.compile --table, and what changes with their chips:
+      # (('v5e:8x8', {'accumulate': 20}), ...).
+      'slices': (),
       'eval': {'every': 0, 'batch_size': 64, 'max_new_tokens': 64},
       'data': {
         'path': '',

@@ -111,7 +111,7 @@ class Report:
     mesh: mesh axis -> size.
     rows: rows of the global batch.
     length: tokens per row.
-    tiles: image tiles per row.
+    images: tiles or patches per row, in words.
     accumulate: microbatches.
     remat: `Runtime.remat`.
     refusal: the compiler's words when it does not fit, else ''.
@@ -131,7 +131,7 @@ class Report:
   mesh: dict[str, int]
   rows: int
   length: int
-  tiles: int
+  images: str
   accumulate: int
   remat: str
   refusal: str
@@ -192,7 +192,7 @@ class Report:
   def text(self) -> str:
     """Renders the report for a terminal."""
     mesh = ' '.join(f'{name}={size}' for name, size in self.mesh.items())
-    work = f'{self.rows} x {self.length} tokens, {self.tiles} tiles a row'
+    work = f'{self.rows} x {self.length} tokens, {self.images} a row'
     lines = [
       f'{self.step} step on {self.slice.name} ({self.slice.chips} chips, '
       f'{mesh}): {work}, accumulate {self.accumulate}, remat {self.remat}',
@@ -355,7 +355,7 @@ def _compile(name, work, wanted, mesh, step, arguments, limit, options, log):
     mesh=dict(mesh.shape),
     rows=_rows(work),
     length=work.batch['tokens'].shape[1],
-    tiles=work.batch['pixels'].shape[1] if 'pixels' in work.batch else 0,
+    images=_images(work.batch),
     accumulate=work.accumulate if name == 'train' else 1,
     remat=work.model.runtime.remat,
     refusal=refusal,
@@ -366,6 +366,14 @@ def _compile(name, work, wanted, mesh, step, arguments, limit, options, log):
     host_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     **_counts(name, work, mesh),
   )
+
+
+def _images(batch: dict[str, Any]) -> str:
+  """'7 tiles' or '5,184 patches', by what pixels look like."""
+  if 'pixels' not in batch:
+    return 'no images'
+  shape = batch['pixels'].shape
+  return f'{shape[1]:,} {"tiles" if len(shape) == 5 else "patches"}'
 
 
 def _without_limit(lowered, wanted, options, log):

@@ -9,13 +9,12 @@ compiler says that it does not fit, naming the largest buffers.
 
   python -m launch.compile --config=experiments/depthlm/depthlm.py:full --table
 
-compiles for the slices of `TABLE` and writes the table into README.md.
+compiles for the slices that the config names (or for --topology alone), keeps
+the rows in launch/aot_table.json and writes the table into README.md.
 """
 
 import dataclasses
-import re
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,26 +23,10 @@ from ml_collections import ConfigDict, config_flags
 
 from data.pack import RowSpec
 from experiments import task as tasks
-from launch import aot, job, topologies
+from launch import aot, aot_table, job, topologies
 from vlm.train.sft import sft
 
 FLAGS = flags.FLAGS
-README = Path(__file__).resolve().parents[1] / 'README.md'
-BEGIN, END = '<!-- aot:begin -->', '<!-- aot:end -->'
-
-# Slices of the README's table, and what changes with the size of their chips:
-# more HBM takes more rows at a time.
-TABLE = (
-  ('v5e:8x8', {'accumulate': 20}),
-  ('v6e:8x8', {'accumulate': 10}),
-  ('v5p:2x4x4', {'accumulate': 10}),
-)
-HEADER = (
-  '| slice | chips | step | batch x tokens | rows per chip at a time '
-  '| HBM per chip, GiB | FLOPs per step | sent per chip, GB '
-  '| estimated step (bound) | MFU at the bound | compiled in |',
-  '| --- | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |',
-)
 
 
 def define_flags() -> None:
@@ -118,56 +101,6 @@ def _log(line: str) -> None:
   print(line, file=sys.stderr, flush=True)
 
 
-def row(report: aot.Report) -> str:
-  """One line of the README's table."""
-  chip, memory = report.slice.chip, report.memory
-  sent = sum(sent for *_, sent in report.traffic()) / 1e9
-  held = report.rows // report.accumulate // _ways(report)
-  used = f'{memory.total / aot.GIB:.1f} of {chip.hbm / aot.GIB:.2f}'
-  cells = (
-    report.slice.name,
-    report.slice.chips,
-    report.step,
-    f'{report.rows:,} x {report.length:,}',
-    held,
-    used if report.fits else f'does not fit: {used}',
-    f'{report.model_flops:.2e}',
-    f'{sent:,.0f}',
-    f'{report.step_seconds:.2f} s ({report.bound})',
-    f'{100 * report.mfu:.0f} %',
-    f'{report.compile_seconds:.0f} s',
-  )
-  return '| ' + ' | '.join(map(str, cells)) + ' |'
-
-
-def _ways(report):
-  return report.mesh['data'] * report.mesh['fsdp']
-
-
-def table(reports: list[aot.Report]) -> str:
-  """The README's table, in Markdown."""
-  tiles, remat = reports[0].tiles, reports[0].remat
-  note = (
-    f'Every row has {tiles} image tiles; remat `{remat}`. Memory is what the '
-    'TPU compiler reports; step times are rooflines (perfect overlap), nothing '
-    'here ran on a TPU.'
-  )
-  return '\n'.join([*HEADER, *map(row, reports), '', note])
-
-
-def write_table(text: str, path: Path) -> None:
-  """Replaces what stands between the two markers.
-
-  Raises:
-    ValueError: the file lacks the markers.
-  """
-  old = path.read_text()
-  pattern = re.compile(f'{BEGIN}.*?{END}', re.DOTALL)
-  if not pattern.search(old):
-    raise ValueError(f'{path} lacks the markers {BEGIN} and {END}')
-  path.write_text(pattern.sub(lambda _: f'{BEGIN}\n{text}\n{END}', old))
-
-
 def main(argv: list[str]) -> None:
   """Compiles; exits with 1 when something does not fit."""
   del argv
@@ -190,14 +123,22 @@ def _run_one() -> list[aot.Report]:
 
 
 def _run_table() -> list[aot.Report]:
+  config = FLAGS.config
+  if not config.slices:
+    raise ValueError(
+      '--table compiles for the slices of config.slices; the config has none'
+    )
   reports = []
-  for name, changes in TABLE:
-    config = FLAGS.config.copy_and_resolve_references()
-    config.update_from_flattened_dict(changes)
-    reports += compile_for(config, topologies.parse(name), FLAGS.steps)
-  text = table(reports)
-  print(text)
-  write_table(text, README)
+  for name, changes in config.slices:
+    if FLAGS.topology and name != FLAGS.topology:
+      continue
+    changed = config.copy_and_resolve_references()
+    changed.update_from_flattened_dict(changes)
+    found = compile_for(changed, topologies.parse(name), FLAGS.steps)
+    label = config.model.preset or config.task
+    rows = aot_table.update([aot_table.row_of(label, r) for r in found])
+    aot_table.write(aot_table.render(rows))
+    reports += found
   return reports
 
 

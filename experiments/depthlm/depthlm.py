@@ -171,6 +171,12 @@ def _full(config: ConfigDict) -> ConfigDict:
   config.data.eval_path = 'gs://BUCKET/depthlm/eval.jsonl'
   config.data.workers = 16
   config.data.on_bad = 'skip'
+  # More HBM takes more rows at a time.
+  config.slices = (
+    ('v5e:8x8', {'accumulate': 20}),
+    ('v6e:8x8', {'accumulate': 10}),
+    ('v5p:2x4x4', {'accumulate': 10}),
+  )
   config.depth = {
     'focal': 1000.0,
     'focal_mode': 'aniso',

@@ -1,13 +1,13 @@
 """The command: its exit code, and the table it writes."""
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from launch import aot, compile, hlo, topologies
+from experiments.depthlm import depthlm
+from launch import aot, aot_table, hlo, topologies
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,7 +22,7 @@ def report(**changes) -> aot.Report:
       'mesh': {'data': 1, 'fsdp': 32, 'tensor': 2},
       'rows': 1280,
       'length': 5376,
-      'tiles': 7,
+      'images': '7 tiles',
       'accumulate': 20,
       'remat': 'block',
       'refusal': '',
@@ -66,20 +66,33 @@ def test_refusal_in_words():
 
 def test_table_goes_between_the_markers(tmp_path):
   path = tmp_path / 'README.md'
-  path.write_text(f'before\n{compile.BEGIN}\nold\n{compile.END}\nafter\n')
-  refused = dataclasses.replace(report(), refusal='no')
-  compile.write_table(compile.table([report(), refused]), path)
+  begin, end = aot_table.BEGIN, aot_table.END
+  path.write_text(f'before\n{begin}\nold\n{end}\nafter\n')
+  decode = report(step='decode', refusal='no', model_flops=1e6)
+  rows = [aot_table.row_of('some-7b', r) for r in (decode, report())]
+  aot_table.write(aot_table.render(rows), path)
   text = path.read_text()
   assert text.startswith('before\n') and text.endswith('\nafter\n')
   assert 'old' not in text
+  train = text.index('| some-7b | v5e:8x8 (64) | train |')
+  assert train < text.index('| some-7b | v5e:8x8 (64) | decode |')
   assert (
-    '| v5e:8x8 | 64 | train | 1,280 x 5,376 | 2 | 11.5 of 15.75 | 1.89e+16 '
+    '| train | 1,280 x 5,376 | 7 tiles | 2 | 11.5 of 15.75 | 1.89e+16 '
     '| 40 | 2.00 s (compute) | 75 % | 100 s |' in text
   )
   assert '| does not fit: 11.5 of 15.75 |' in text
   path.write_text('no markers')
   with pytest.raises(ValueError, match='aot:begin'):
-    compile.write_table('x', path)
+    aot_table.write('x', path)
+
+
+def test_compiling_again_replaces_a_row(tmp_path):
+  path = tmp_path / 'rows.json'
+  first = aot_table.row_of('a', report())
+  other = aot_table.row_of('b', report())
+  assert aot_table.update([first, other], path) == [first, other]
+  again = aot_table.row_of('a', report(compile_seconds=7.0))
+  assert aot_table.update([again], path) == [again, other]
 
 
 @pytest.mark.parametrize(
@@ -128,10 +141,13 @@ def test_command_exits_with_1_and_names_buffers_when_it_does_not():
   assert 'batch/pixels' in done.stdout
 
 
+FULL = depthlm.get_config('full')
+
+
 @pytest.mark.aot_full
-@pytest.mark.parametrize('name', [name for name, _ in compile.TABLE])
+@pytest.mark.parametrize('name', [name for name, _ in FULL.slices])
 def test_full_size_fits(name):
-  changes = dict(compile.TABLE)[name]
+  changes = dict(FULL.slices)[name]
   flags = [f'--config.{field}={value}' for field, value in changes.items()]
   done = command('full', f'--topology={name}', *flags)
   assert done.returncode == 0, done.stdout + done.stderr

@@ -38,11 +38,13 @@ CLIP_TEXT = TOWER | dict(
 FAMILIES = (
   'qwen2',
   'llama',
+  'mistral',
   'siglip',
   'siglip_no_head',
   'clip',
   'dinov2',
   'qwen2_5_vl',
+  'internvl',
   'llava',
 )
 
@@ -56,6 +58,9 @@ def _build(family: str):
   if family == 'llama':
     config = t.LlamaConfig(**DECODER, tie_word_embeddings=True)
     return t.LlamaForCausalLM(config)
+  if family == 'mistral':
+    config = t.MistralConfig(**DECODER, sliding_window=None)
+    return t.MistralForCausalLM(config)
   if family == 'siglip':
     return t.SiglipVisionModel(t.SiglipVisionConfig(**VISION))
   if family == 'siglip_no_head':
@@ -81,6 +86,16 @@ def _build(family: str):
     text.pop('head_dim')
     config = t.Qwen2_5_VLConfig(text_config=text, vision_config=vision)
     return t.Qwen2_5_VLForConditionalGeneration(config)
+  if family == 'internvl':  # a tower with every kind of weight
+    vision = VISION | dict(
+      attention_bias=True, use_qk_norm=True, use_mask_token=True
+    )
+    text = DECODER | dict(model_type='qwen2')
+    config = t.InternVLConfig(
+      text_config=text, vision_config=vision, image_token_id=70,
+      tie_word_embeddings=False,
+    )  # fmt: skip
+    return t.InternVLForConditionalGeneration(config)
   vision = VISION | dict(
     model_type='siglip_vision_model', vision_use_head=False
   )

@@ -1,4 +1,4 @@
-"""Qwen2 decoder; also the Llama / SmolLM2 shape (no biases, tied head).
+"""Qwen2 decoder; also the Llama, SmolLM2 and Mistral shape (no biases).
 
 RMSNorm, grouped-query attention with rotary positions, gated SiLU MLP; layers
 run under one `lax.scan`.
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from vlm.models import functional, layers
 from vlm.models.attention import attention
 from vlm.models.functional import Params, Runtime
+from vlm.models.ntk import DynamicNTK
 from vlm.models.partition import constrain
 
 Cache = dict[str, jax.Array]
@@ -24,8 +25,24 @@ Cache = dict[str, jax.Array]
 _SHARED = dict(hidden_size=4096, num_hidden_layers=32, num_attention_heads=32)
 HF_DEFAULTS = {
   'qwen2': _SHARED
-  | dict(vocab_size=151936, intermediate_size=22016, num_key_value_heads=32),
-  'llama': _SHARED | dict(vocab_size=32000, intermediate_size=11008),
+  | dict(
+    vocab_size=151936,
+    intermediate_size=22016,
+    num_key_value_heads=32,
+    max_position_embeddings=32768,
+  ),
+  'llama': _SHARED
+  | dict(
+    vocab_size=32000, intermediate_size=11008, max_position_embeddings=2048
+  ),
+  'mistral': _SHARED
+  | dict(
+    vocab_size=32000,
+    intermediate_size=14336,
+    num_key_value_heads=8,
+    max_position_embeddings=131072,
+    sliding_window=4096,
+  ),
 }
 # The decoders inside Qwen2-VL and Qwen2.5-VL: Qwen2 with M-RoPE. Their classes
 # have Qwen2-VL-72B's sizes as defaults.
@@ -42,7 +59,7 @@ HF_DEFAULTS['qwen2_5_vl_text'] = HF_DEFAULTS['qwen2_5_vl'] = dict(
 
 @dataclasses.dataclass(frozen=True)
 class Qwen2Config:
-  """Facts of a checkpoint of the Qwen2 or Llama family."""
+  """Facts of a checkpoint of the Qwen2, Llama or Mistral family."""
 
   vocab_size: int = 151936
   width: int = 896
@@ -56,11 +73,12 @@ class Qwen2Config:
   qkv_bias: bool = True
   tied_head: bool = True
   mrope_section: tuple[int, ...] = ()
+  rope_scaling: DynamicNTK | None = None
   model_type: str = 'qwen2'
 
   @classmethod
   def from_hf(cls, config: dict[str, Any]) -> 'Qwen2Config':
-    """Reads HF's `config.json` (model_type qwen2 or llama).
+    """Reads HF's `config.json` (model_type qwen2, llama or mistral).
 
     Raises:
       ValueError: for features this decoder does not have, by name.
@@ -75,7 +93,10 @@ class Qwen2Config:
     rope = config.get('rope_parameters') or config.get('rope_scaling') or {}
     scaling = rope.get('rope_type', rope.get('type', 'default'))
     # 'mrope' is the old name of the default with sections.
-    if scaling not in ('default', 'mrope'):
+    supported = 'default', 'mrope'
+    if 'mrope_section' not in rope:
+      supported = 'default', 'dynamic'
+    if scaling not in supported:
       raise ValueError(
         f'config.json: rope type {scaling!r} is not supported by qwen2.py'
       )
@@ -85,6 +106,14 @@ class Qwen2Config:
     if config.get('hidden_act', 'silu') != 'silu':
       raise ValueError(
         f'config.json: hidden_act {config["hidden_act"]!r}, supported: silu'
+      )
+    # Qwen2 has a switch for its window, Mistral has none.
+    window = config.get('sliding_window') if kind == 'mistral' else None
+    longest = config.get('max_position_embeddings')
+    if window is not None and window < longest:
+      raise ValueError(
+        f'config.json: sliding_window {window} is not supported, expected null '
+        f'or at least max_position_embeddings ({longest})'
       )
     heads = config['num_attention_heads']
     theta = rope.get('rope_theta', config.get('rope_theta', 10000.0))
@@ -98,9 +127,14 @@ class Qwen2Config:
       mlp_width=config['intermediate_size'],
       rope_theta=float(theta),
       norm_eps=config.get('rms_norm_eps', 1e-6),
-      qkv_bias=kind != 'llama',
+      qkv_bias=kind not in ('llama', 'mistral'),
       tied_head=bool(config.get('tie_word_embeddings', False)),
       mrope_section=tuple(rope.get('mrope_section') or ()),
+      rope_scaling=(
+        DynamicNTK(float(rope['factor']), longest)
+        if scaling == 'dynamic'
+        else None
+      ),
       model_type=kind,
     )
 
@@ -203,8 +237,14 @@ class Decoder(nnx.Module):
     cache: Cache | None = None,
   ) -> tuple[Float[Array, 'B T D'], Cache | None]:
     config = self.config
+    theta = config.rope_theta
+    if config.rope_scaling is not None:
+      slots = x.shape[1] if cache is None else cache['k'].shape[2]
+      theta = config.rope_scaling.theta(
+        theta, config.head_dim, positions, segment_ids, slots
+      )
     rope = layers.rope_angles(
-      positions, config.head_dim, config.rope_theta, config.mrope_section
+      positions, config.head_dim, theta, config.mrope_section
     )
     shared, per_layer = None, None
     if cache is not None:

@@ -5,6 +5,7 @@ from typing import Any
 from vlm.models import (
   clip,
   dinov2,
+  internvl3,
   llava_onevision,
   qwen2,
   qwen2_5_vl,
@@ -16,6 +17,7 @@ from vlm.models.functional import Runtime
 FAMILIES = {
   'qwen2': (qwen2.Qwen2Config, qwen2.LanguageModel),
   'llama': (qwen2.Qwen2Config, qwen2.LanguageModel),
+  'mistral': (qwen2.Qwen2Config, qwen2.LanguageModel),
   'llava_onevision': (
     llava_onevision.LlavaOnevisionConfig,
     llava_onevision.LlavaOnevision,
@@ -23,12 +25,17 @@ FAMILIES = {
   'clip': (clip.ClipConfig, clip.Clip),
   'dinov2': (dinov2.Dinov2Config, dinov2.Dinov2),
   'dinov2_with_registers': (dinov2.Dinov2Config, dinov2.Dinov2),
+  'internvl': (internvl3.InternVL3Config, internvl3.InternVL3),
   'qwen2_5_vl': (qwen2_5_vl.Qwen25VLConfig, qwen2_5_vl.Qwen25VL),
   'siglip_vision_model': (siglip.SiglipVisionConfig, siglip.Siglip),
 }
 
 
 PRESETS = {
+  'internvl3-1b': lambda: internvl3.published('1b'),
+  'internvl3-2b': lambda: internvl3.published('2b'),
+  'internvl3-8b': lambda: internvl3.published('8b'),
+  'internvl3-14b': lambda: internvl3.published('14b'),
   'llava-onevision-0.5b': lambda: llava_onevision.published('0.5b'),
   'llava-onevision-7b': lambda: llava_onevision.published('7b'),
 }

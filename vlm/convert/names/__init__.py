@@ -4,6 +4,7 @@ from typing import Any
 
 from vlm.convert.names.clip import CLIP, CLIP_VISION
 from vlm.convert.names.dinov2 import DINOV2
+from vlm.convert.names.internvl3 import INTERNVL3
 from vlm.convert.names.llava_onevision import LLAVA_ONEVISION
 from vlm.convert.names.qwen2 import QWEN2
 from vlm.convert.names.qwen2_5_vl import QWEN2_5_VL
@@ -13,6 +14,7 @@ from vlm.convert.tables import Table
 TABLES: dict[str, Table] = {
   'qwen2': QWEN2,
   'llama': QWEN2,
+  'mistral': QWEN2,
   'siglip': SIGLIP,
   'siglip_vision_model': SIGLIP,
   'clip': CLIP,
@@ -20,6 +22,7 @@ TABLES: dict[str, Table] = {
   'dinov2': DINOV2,
   'dinov2_with_registers': DINOV2,
   'llava_onevision': LLAVA_ONEVISION,
+  'internvl': INTERNVL3,
   'qwen2_5_vl': QWEN2_5_VL,
 }
 

@@ -75,7 +75,7 @@ def row_spec(config: ConfigDict, model: Any) -> RowSpec:
     tiles=data.tiles,
     visual=data.visual_tokens,
     points=data.points,
-    tile_tokens=facts.vision.side**2,
+    tile_tokens=facts.tile_tokens,
     image_size=facts.vision.image_size,
     placeholders=(facts.image_token, facts.video_token),
   )

@@ -45,6 +45,7 @@ FAMILIES = (
   'dinov2',
   'qwen2_5_vl',
   'internvl',
+  'pixtral',
   'llava',
 )
 
@@ -96,6 +97,14 @@ def _build(family: str):
       tie_word_embeddings=False,
     )  # fmt: skip
     return t.InternVLForConditionalGeneration(config)
+  if family == 'pixtral':
+    text = DECODER | dict(model_type='mistral', sliding_window=None)
+    config = t.LlavaConfig(
+      text_config=text, vision_config=TOWER | dict(model_type='pixtral'),
+      image_token_index=70, vision_feature_layer=-1,
+      vision_feature_select_strategy='full',
+    )  # fmt: skip
+    return t.LlavaForConditionalGeneration(config)
   vision = VISION | dict(
     model_type='siglip_vision_model', vision_use_head=False
   )

@@ -182,6 +182,7 @@ def _authors(key):
     ('llava', _under_model),
     ('llava', _authors),
     ('internvl', _under_model),
+    ('pixtral', _under_model),
   ],
 )
 def test_every_published_spelling_of_a_vlm(published, tmp_path, vlm, rename):

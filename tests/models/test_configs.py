@@ -1,5 +1,6 @@
 """What a published config.json means, defaults included."""
 
+import copy
 import dataclasses
 import json
 
@@ -108,6 +109,52 @@ def test_internvl3_8b_as_published():
 )
 def test_internvl_names_what_it_cannot_do(transformers, part, changes, named):
   written = facts(transformers.InternVLConfig())
+  (written[part] if part else written).update(changes)
+  with pytest.raises(ValueError, match=named):
+    registry.config_from_hf(written)
+
+
+PIXTRAL = {
+  'model_type': 'llava',
+  'image_token_index': 10,
+  'vision_feature_layer': -1,
+  'vision_feature_select_strategy': 'full',
+  'vision_config': {
+    'model_type': 'pixtral', 'head_dim': 64, 'hidden_act': 'silu',
+    'image_size': 1024, 'patch_size': 16, 'rope_theta': 10000.0,
+  },
+  'text_config': {
+    'model_type': 'mistral', 'hidden_size': 5120, 'head_dim': 128,
+    'intermediate_size': 14336, 'max_position_embeddings': 1024000,
+    'num_hidden_layers': 40, 'num_key_value_heads': 8, 'rms_norm_eps': 1e-5,
+    'rope_theta': 1000000000.0, 'sliding_window': None, 'vocab_size': 131072,
+  },
+}  # fmt: skip
+
+
+def test_pixtral_12b_as_published(transformers):
+  """As in the file, and as transformers 5 completes it."""
+  assert registry.config_from_hf(PIXTRAL) == registry.preset('pixtral-12b')
+  full = facts(transformers.LlavaConfig(**PIXTRAL))
+  assert 'rope_parameters' in full['vision_config']
+  assert registry.config_from_hf(full) == registry.preset('pixtral-12b')
+
+
+@pytest.mark.parametrize(
+  'part,changes,named',
+  [
+    ('', {'vision_config': {}}, 'vision_config.model_type is None'),
+    ('vision_config', {'model_type': 'clip_vision_model'}, 'clip_vision_model'),
+    ('', {'vision_feature_layer': -2}, 'vision_feature_layer is -2'),
+    ('', {'vision_feature_select_strategy': 'default'}, "is 'default'"),
+    ('', {'multimodal_projector_bias': False}, 'projector_bias is False'),
+    ('vision_config', {'patch_size': [16, 14]}, 'equal sides'),
+    ('vision_config', {'rope_parameters': {'rope_type': 'yarn'}}, "'yarn'"),
+    ('text_config', {'sliding_window': 4096}, 'sliding_window 4096'),
+  ],
+)
+def test_pixtral_names_what_it_cannot_do(part, changes, named):
+  written = copy.deepcopy(PIXTRAL)
   (written[part] if part else written).update(changes)
   with pytest.raises(ValueError, match=named):
     registry.config_from_hf(written)

@@ -16,7 +16,13 @@ from jaxtyping import Array, Float
 from vlm.models import functional, layers
 from vlm.models.attention import attention
 from vlm.models.dinov2 import PIXEL_MEAN, PIXEL_STD, LayerScale
-from vlm.models.encoder import MLP, PatchEmbed, encode, normalise
+from vlm.models.encoder import (
+  MLP,
+  PatchEmbed,
+  encode,
+  normalise,
+  square_size,
+)
 from vlm.models.functional import Runtime
 from vlm.models.partition import constrain
 
@@ -83,8 +89,8 @@ class InternVitConfig:
           f'{supported}'
         )
     return cls(
-      image_size=_square(config, 'image_size', 448),
-      patch=_square(config, 'patch_size', 14),
+      image_size=square_size(config, 'image_size', 448),
+      patch=square_size(config, 'patch_size', 14),
       width=config.get('hidden_size', 1024),
       depth=config.get('num_hidden_layers', 24),
       heads=config.get('num_attention_heads', 16),
@@ -95,17 +101,6 @@ class InternVitConfig:
       qkv_bias=config.get('attention_bias', False),
       qk_norm=config.get('use_qk_norm', False),
     )
-
-
-def _square(config: dict[str, Any], key: str, default: int) -> int:
-  """A size that is written as a number or as two equal ones."""
-  value = config.get(key, default)
-  sides = [value] if isinstance(value, int) else list(value)
-  if len(set(sides)) != 1:
-    raise ValueError(
-      f'config.json: vision_config.{key} is {value}, supported: equal sides'
-    )
-  return sides[0]
 
 
 class Attention(nnx.Module):

@@ -7,6 +7,7 @@ from vlm.models import (
   dinov2,
   internvl3,
   llava_onevision,
+  pixtral,
   qwen2,
   qwen2_5_vl,
   siglip,
@@ -18,6 +19,7 @@ FAMILIES = {
   'qwen2': (qwen2.Qwen2Config, qwen2.LanguageModel),
   'llama': (qwen2.Qwen2Config, qwen2.LanguageModel),
   'mistral': (qwen2.Qwen2Config, qwen2.LanguageModel),
+  'llava': (pixtral.PixtralConfig, pixtral.Pixtral),
   'llava_onevision': (
     llava_onevision.LlavaOnevisionConfig,
     llava_onevision.LlavaOnevision,
@@ -38,6 +40,7 @@ PRESETS = {
   'internvl3-14b': lambda: internvl3.published('14b'),
   'llava-onevision-0.5b': lambda: llava_onevision.published('0.5b'),
   'llava-onevision-7b': lambda: llava_onevision.published('7b'),
+  'pixtral-12b': pixtral.published,
 }
 
 

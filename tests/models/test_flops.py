@@ -6,7 +6,18 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vlm.models import flops, llava_onevision, qwen2, registry, siglip
+from vlm.models import (
+  flops,
+  internvit,
+  internvl3,
+  llava_onevision,
+  pixtral,
+  pixtral_vision,
+  qwen2,
+  qwen2_5_vl,
+  registry,
+  siglip,
+)
 from vlm.models.functional import Runtime
 
 DECODER = qwen2.Qwen2Config(
@@ -25,6 +36,35 @@ VISION = siglip.SiglipVisionConfig(
 CONFIG = llava_onevision.LlavaOnevisionConfig(
   vision=VISION, decoder=DECODER, image_token=7, video_token=8
 )
+INTERNVL3 = internvl3.InternVL3Config(
+  vision=internvit.InternVitConfig(
+    image_size=56, width=128, depth=2, heads=4, mlp_width=256
+  ),
+  decoder=DECODER,
+  image_token=7,
+)
+PIXTRAL = pixtral.PixtralConfig(
+  vision=pixtral_vision.PixtralVisionConfig(
+    width=128, depth=2, heads=4, mlp_width=256, patch=8
+  ),
+  decoder=DECODER,
+  image_token=7,
+)
+
+
+def slots(rows=2, length=64, patches=48, tokens=40):
+  """Shapes of a batch of patches."""
+  struct = jax.ShapeDtypeStruct
+  return batch(rows, length) | {
+    'pixels': struct((rows, patches, 3 * 8 * 8), jnp.float32),
+    'plan': {
+      'position': struct((rows, patches, 2), jnp.int32),
+      'frame': struct((rows, patches), jnp.int32),
+      'token': struct((rows, tokens), jnp.int32),
+      'valid': struct((rows, tokens), jnp.bool_),
+      'grid': struct((rows, tokens, 3), jnp.int32),
+    },
+  }
 
 
 def batch(rows=2, length=64, tiles=2):
@@ -74,6 +114,26 @@ def test_decoder_by_hand():
   assert flops.train_flops(config, text) == 3 * expected
 
 
+def test_towers_by_hand():
+  """Two tiles of 16 patches and a class token; eight merged tokens."""
+  embed, layer, projector = flops.blocks(INTERNVL3, batch(rows=1))[:3]
+  assert embed.forward == 2 * 2 * 16 * (3 * 14 * 14) * 128
+  assert layer.count == 2
+  assert layer.products == 2 * 2 * 17 * (4 * 128**2 + 2 * 128 * 256)
+  assert layer.attention == 2 * 4 * 17 * 17 * 128
+  assert projector.forward == 2 * 8 * (4 * 128 * 128 + 128 * 128)
+  embed, layer, projector = flops.blocks(PIXTRAL, slots(rows=1))[:3]
+  assert embed.forward == 2 * 48 * (3 * 8 * 8) * 128
+  assert layer.products == 2 * 48 * (4 * 128**2 + 3 * 128 * 256)
+  assert layer.attention == 4 * 48 * 48 * 128
+  assert projector.forward == 2 * 40 * (2 * 128 * 128)
+
+
+def test_a_tower_that_is_not_counted_is_named():
+  with pytest.raises(ValueError, match="'qwen2_5_vl' is not counted"):
+    flops.blocks(qwen2_5_vl.Qwen25VLConfig(), slots())
+
+
 def test_recomputation_is_hardware_not_model():
   sizes = batch()
   model = flops.train_flops(CONFIG, sizes)
@@ -104,16 +164,20 @@ def test_frozen_tower_has_no_backward_pass():
   )
 
 
-def test_forward_agrees_with_xla(unrolled):
-  model = registry.build(CONFIG, Runtime(attention='xla'))
+@pytest.mark.parametrize(
+  'config,sizes',
+  [(CONFIG, batch()), (INTERNVL3, batch()), (PIXTRAL, slots())],
+  ids=['llava-onevision', 'internvl3', 'pixtral'],
+)
+def test_forward_agrees_with_xla(unrolled, config, sizes):
+  model = registry.build(config, Runtime(attention='xla'))
 
   def forward(params, batch):
     return model.logits(params, model.hidden(params, batch))
 
-  sizes = batch()
   lowered = jax.jit(forward).lower(model.abstract_params, sizes)
   counted = lowered.compile().cost_analysis()['flops']
-  analytic = flops.forward_flops(CONFIG, sizes, visible_only=False)
+  analytic = flops.forward_flops(config, sizes, visible_only=False)
   # XLA also counts norms, softmax and rotary positions.
   assert analytic == pytest.approx(counted, rel=0.04)
   assert analytic < counted

@@ -11,8 +11,11 @@ H head dim, F ffn, V vocab.
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
+
+TOWERS = ('internvl', 'llava', 'llava_onevision')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,19 +53,27 @@ def blocks(
 
   Args:
     config: frozen config of a decoder, or of a model with `vision` and
-      `decoder` (LLaVA-OneVision).
+      `decoder` (LLaVA-OneVision, InternVL3, Pixtral).
     batch: arrays (or anything with `shape`) under 'tokens' [B, T] and, with a
-      tower, 'pixels' [B, I, S, S, 3].
+      tower, 'pixels' [B, I, S, S, 3], or 'pixels' [B, S, V] and 'plan'.
     visible_only: count the half of causal attention that is visible (what the
       TPU kernel computes); otherwise all of it (what plain XLA computes).
 
   Returns:
     The blocks.
+
+  Raises:
+    ValueError: for a model whose tower is not counted.
   """
   decoder = getattr(config, 'decoder', config)
   found = []
   if hasattr(config, 'vision'):
-    found += _tower(config.vision, decoder.width, batch['pixels'].shape)
+    if config.model_type not in TOWERS:
+      raise ValueError(
+        f'the tower of model_type {config.model_type!r} is not counted in '
+        f'vlm/models/flops.py; known: {TOWERS}'
+      )
+    found += _tower(config, batch)
   rows, length = batch['tokens'].shape
   keys = (length + 1) / 2 if visible_only else length
   return found + _decoder(decoder, rows * length, keys)
@@ -101,39 +112,55 @@ def _decoder(config, tokens, keys) -> list[Block]:
   ]
 
 
-def _tower(config, width, pixels) -> list[Block]:
-  rows, tiles = pixels[:2]
-  d, f, patch = config.width, config.mlp_width, 3 * config.patch**2
-  patches = config.side**2
-  tokens = rows * tiles * patches
-  weights = 4 * d * d + 2 * d * f
+def _tower(config, batch) -> list[Block]:
+  """Patch embedding, blocks and projector, of tiles or of patches in slots.
+
+  A row of patches is one sequence: without the structure of its images, every
+  slot sees every slot, which is also what both kernels compute.
+  """
+  vision, pixels = config.vision, batch['pixels'].shape
+  d, f, width = vision.width, vision.mlp_width, config.decoder.width
+  rows = pixels[0]
+  if len(pixels) == 3:
+    length, sequences = pixels[1], rows
+    patches, projected = rows * length, math.prod(batch['plan']['token'].shape)
+    matrices, wide = 3, d
+  else:
+    length, sequences = vision.length, rows * pixels[1]
+    patches = sequences * vision.side**2
+    projected = sequences * config.tile_tokens
+    # What is projected has the width of the patches it is made of.
+    matrices, wide = 2, d * patches // projected
+  tokens = sequences * length
+  weights = 4 * d * d + matrices * d * f
   layer = Block(
     part='vision',
-    count=config.depth,
+    count=vision.depth,
     products=2 * tokens * weights,
-    attention=4 * tokens * patches * d,
+    attention=4 * tokens * length * d,
     weights=weights,
-    activations=tokens * (12 * d + 2 * d + 2 * f),
+    activations=tokens * (12 * d + matrices * (d + f)),
   )
-
-  def dense(part, *sizes):
-    shapes = list(itertools.pairwise(sizes))
-    total = sum(a * b for a, b in shapes)
-    return Block(
-      part=part,
-      count=1,
-      products=2 * tokens * total,
-      attention=0,
-      weights=total,
-      activations=tokens * sum(a + b for a, b in shapes),
-      remat=False,
-    )
-
   return [
-    dense('vision', patch, d),
+    _dense('vision', patches, 3 * vision.patch**2, d),
     layer,
-    dense('projector', d, width, width),
+    _dense('projector', projected, wide, width, width),
   ]
+
+
+def _dense(part: str, tokens: int, *sizes: int) -> Block:
+  """Dense layers from one size to the next."""
+  shapes = list(itertools.pairwise(sizes))
+  total = sum(a * b for a, b in shapes)
+  return Block(
+    part=part,
+    count=1,
+    products=2 * tokens * total,
+    attention=0,
+    weights=total,
+    activations=tokens * sum(a + b for a, b in shapes),
+    remat=False,
+  )
 
 
 def forward_flops(

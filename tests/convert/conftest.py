@@ -39,12 +39,15 @@ FAMILIES = (
   'qwen2',
   'qwen3',
   'llama',
+  'mistral',
   'siglip',
   'siglip_no_head',
   'clip',
   'dinov2',
   'qwen2_5_vl',
   'qwen3_vl',
+  'internvl',
+  'pixtral',
   'llava',
 )
 
@@ -61,6 +64,9 @@ def _build(family: str):
   if family == 'llama':
     config = t.LlamaConfig(**DECODER, tie_word_embeddings=True)
     return t.LlamaForCausalLM(config)
+  if family == 'mistral':
+    config = t.MistralConfig(**DECODER, sliding_window=None)
+    return t.MistralForCausalLM(config)
   if family == 'siglip':
     return t.SiglipVisionModel(t.SiglipVisionConfig(**VISION))
   if family == 'siglip_no_head':
@@ -97,6 +103,24 @@ def _build(family: str):
       text_config=DECODER | dict(rope_parameters=rope), vision_config=vision
     )
     return t.Qwen3VLForConditionalGeneration(config)
+  if family == 'internvl':  # a tower with every kind of weight
+    vision = VISION | dict(
+      attention_bias=True, use_qk_norm=True, use_mask_token=True
+    )
+    text = DECODER | dict(model_type='qwen2')
+    config = t.InternVLConfig(
+      text_config=text, vision_config=vision, image_token_id=70,
+      tie_word_embeddings=False,
+    )  # fmt: skip
+    return t.InternVLForConditionalGeneration(config)
+  if family == 'pixtral':
+    text = DECODER | dict(model_type='mistral', sliding_window=None)
+    config = t.LlavaConfig(
+      text_config=text, vision_config=TOWER | dict(model_type='pixtral'),
+      image_token_index=70, vision_feature_layer=-1,
+      vision_feature_select_strategy='full',
+    )  # fmt: skip
+    return t.LlavaForConditionalGeneration(config)
   vision = VISION | dict(
     model_type='siglip_vision_model', vision_use_head=False
   )

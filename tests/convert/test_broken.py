@@ -254,3 +254,14 @@ def test_a_tied_duplicate_head_is_accepted(tmp_path, monkeypatch):
     np.asarray(params['decoder']['embed']['embedding'])
     == values['lm_head.weight']
   ).all()
+
+
+def test_a_tied_model_with_a_head_of_its_own_is_refused(tmp_path, monkeypatch):
+  monkeypatch.undo()
+  values = tensors()
+  values['lm_head.weight'] = values['model.embed_tokens.weight'] + 1
+  write(tmp_path, values)
+  with pytest.raises(CheckpointError) as error:
+    load_params(tmp_path, llama())
+  for word in ("'lm_head.weight'", 'tie_word_embeddings', 'text_config'):
+    assert word in str(error.value)

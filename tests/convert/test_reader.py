@@ -175,9 +175,18 @@ def _authors(key):
   raise AssertionError(key)
 
 
-@pytest.mark.parametrize('rename', [_hub_2024, _under_model, _authors])
-def test_llava_in_every_published_spelling(published, tmp_path, rename):
-  source = published('llava')
+@pytest.mark.parametrize(
+  'vlm,rename',
+  [
+    ('llava', _hub_2024),
+    ('llava', _under_model),
+    ('llava', _authors),
+    ('internvl', _under_model),
+    ('pixtral', _under_model),
+  ],
+)
+def test_every_published_spelling_of_a_vlm(published, tmp_path, vlm, rename):
+  source = published(vlm)
   model = source.model()
   folder = rewritten(source, tmp_path, rename)
   assert_same(load_params(folder, model), load_params(source.folder, model))

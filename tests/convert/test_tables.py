@@ -69,6 +69,7 @@ def test_every_tensor_has_one_place(published, family):
   expected = {
     'llava': [f'{norm}.bias', f'{norm}.weight'],
     'dinov2': ['embeddings.mask_token'],
+    'internvl': ['vision_tower.embeddings.mask_token'],
   }
   assert sorted(unused) == expected.get(family, [])
 

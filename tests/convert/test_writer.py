@@ -71,12 +71,16 @@ def test_published_spelling_without_a_source(published, family, tmp_path):
   never_used = {
     'llava': (f'{norm}.weight', f'{norm}.bias'),
     'dinov2': ('embeddings.mask_token',),
+    'internvl': ('model.vision_tower.embeddings.mask_token',),
   }
   assert_loads(source, tmp_path, never_used.get(family, ()))
   keys = contents(tmp_path).keys()
   if family == 'llava':
     assert 'language_model.model.norm.weight' in keys
     assert 'vision_tower.vision_model.embeddings.patch_embedding.bias' in keys
+  if family in ('internvl', 'pixtral'):
+    assert 'language_model.model.norm.weight' in keys
+    assert not any(key.startswith('model.') for key in keys)
   if family.startswith('siglip'):
     assert all(key.startswith('vision_model.') for key in keys)
 

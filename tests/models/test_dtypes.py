@@ -9,8 +9,13 @@ import pytest
 
 from vlm.models import (
   clip,
+  internvit,
+  internvl3,
   llava_onevision,
+  ntk,
   patches,
+  pixtral,
+  pixtral_vision,
   plan,
   qwen2,
   qwen3_vision,
@@ -103,6 +108,66 @@ def test_deepstack(runtime):
   )
   assert visual.tokens.dtype == visual.deepstack.dtype == jnp.bfloat16
   assert visual.deepstack.shape == (2, 2, 4, 32)
+  hidden = jax.eval_shape(model.hidden, model.abstract_params, batch)
+  assert hidden.dtype == jnp.bfloat16
+
+
+def stacked(plan, rows=2):
+  valid = np.ones(len(plan['grid']), bool)
+  return {k: np.stack([v] * rows) for k, v in (plan | {'valid': valid}).items()}
+
+
+TILES = {
+  'index': np.arange(4, dtype=np.int32)[:, None],
+  'weight': np.ones((4, 1), np.float32),
+  'grid': np.zeros((4, 3), np.int32),
+}
+SIZES = dict(width=16, depth=2, heads=2, mlp_width=24)
+# Longer than it was trained: the scaled angles are computed, too.
+LONG = dataclasses.replace(DECODER, rope_scaling=ntk.DynamicNTK(2.0, 8))
+
+
+@pytest.mark.parametrize(
+  'config,pixels,plan',
+  [
+    (
+      internvl3.InternVL3Config(
+        internvit.InternVitConfig(image_size=56, qk_norm=True, **SIZES),
+        LONG,
+        image_token=62,
+      ),
+      (2, 1, 56, 56, 3),
+      stacked(TILES),
+    ),
+    (
+      pixtral.PixtralConfig(
+        pixtral_vision.PixtralVisionConfig(**SIZES), DECODER, image_token=62
+      ),
+      (2, 6, 768),
+      stacked(
+        patches.plan_patches(
+          [(1, 2, 2)], patches.PatchLayout(merge=1, side=0), 6
+        )
+      ),
+    ),
+  ],
+  ids=['internvl3', 'pixtral'],
+)
+def test_other_vlms(runtime, config, pixels, plan):
+  model = registry.build(config, runtime)
+  stored = {leaf.dtype for leaf in jax.tree.leaves(model.abstract_params)}
+  assert stored == {jnp.dtype(runtime.param_dtype)}
+  batch = {
+    'tokens': ids,
+    'positions': ids,
+    'segment_ids': ids,
+    'pixels': jax.ShapeDtypeStruct(pixels, jnp.uint8),
+    'plan': plan,
+  }
+  visual = jax.eval_shape(
+    model.encode_visual, model.abstract_params, batch['pixels'], plan
+  )
+  assert visual.tokens.dtype == jnp.bfloat16 and visual.tokens.shape[1] == 4
   hidden = jax.eval_shape(model.hidden, model.abstract_params, batch)
   assert hidden.dtype == jnp.bfloat16
 

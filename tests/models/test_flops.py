@@ -8,8 +8,14 @@ import pytest
 
 from vlm.models import (
   flops,
+  internvit,
+  internvl3,
   llava_onevision,
+  pixtral,
+  pixtral_vision,
   qwen2,
+  qwen2_5_vision,
+  qwen2_5_vl,
   qwen3_vision,
   qwen3_vl,
   registry,
@@ -33,8 +39,44 @@ VISION = siglip.SiglipVisionConfig(
 CONFIG = llava_onevision.LlavaOnevisionConfig(
   vision=VISION, decoder=DECODER, image_token=7, video_token=8
 )
+INTERNVL3 = internvl3.InternVL3Config(
+  vision=internvit.InternVitConfig(
+    image_size=56, width=128, depth=2, heads=4, mlp_width=256
+  ),
+  decoder=DECODER,
+  image_token=7,
+)
+PIXTRAL = pixtral.PixtralConfig(
+  vision=pixtral_vision.PixtralVisionConfig(
+    width=128, depth=2, heads=4, mlp_width=256, patch=8
+  ),
+  decoder=DECODER,
+  image_token=7,
+)
 
 
+def slots(rows=2, length=64, patches=48, tokens=40, frames=1):
+  """Shapes of a batch of patches."""
+  struct = jax.ShapeDtypeStruct
+  return batch(rows, length) | {
+    'pixels': struct((rows, patches, frames * 3 * 8 * 8), jnp.float32),
+    'plan': {
+      'position': struct((rows, patches, 2), jnp.int32),
+      'frame': struct((rows, patches), jnp.int32),
+      'token': struct((rows, tokens), jnp.int32),
+      'valid': struct((rows, tokens), jnp.bool_),
+      'grid': struct((rows, tokens, 3), jnp.int32),
+    },
+  }
+
+
+QWEN25_VL = qwen2_5_vl.Qwen25VLConfig(
+  vision=qwen2_5_vision.Qwen25VisionConfig(
+    width=128, depth=3, heads=4, mlp_width=256, out_width=128, patch=8,
+    window=64, full_blocks=(1,),
+  ),
+  decoder=DECODER, image_token=7, video_token=8,
+)  # fmt: skip
 QWEN3_VL = qwen3_vl.Qwen3VLConfig(
   vision=qwen3_vision.Qwen3VisionConfig(
     width=128, depth=3, heads=4, mlp_width=256, out_width=128, patch=8,
@@ -111,6 +153,21 @@ def test_decoder_by_hand():
   assert flops.train_flops(config, text) == 3 * expected
 
 
+def test_towers_by_hand():
+  """Two tiles of 16 patches and a class token; eight merged tokens."""
+  embed, layer, projector = flops.blocks(INTERNVL3, batch(rows=1))[:3]
+  assert embed.forward == 2 * 2 * 16 * (3 * 14 * 14) * 128
+  assert layer.count == 2
+  assert layer.products == 2 * 2 * 17 * (4 * 128**2 + 2 * 128 * 256)
+  assert layer.attention == 2 * 4 * 17 * 17 * 128
+  assert projector.forward == 2 * 8 * (4 * 128 * 128 + 128 * 128)
+  embed, layer, projector = flops.blocks(PIXTRAL, slots(rows=1))[:3]
+  assert embed.forward == 2 * 48 * (3 * 8 * 8) * 128
+  assert layer.products == 2 * 48 * (4 * 128**2 + 3 * 128 * 256)
+  assert layer.attention == 4 * 48 * 48 * 128
+  assert projector.forward == 2 * 40 * (2 * 128 * 128)
+
+
 def test_recomputation_is_hardware_not_model():
   sizes = batch()
   model = flops.train_flops(CONFIG, sizes)
@@ -142,7 +199,15 @@ def test_frozen_tower_has_no_backward_pass():
 
 
 @pytest.mark.parametrize(
-  'config,sizes', [(CONFIG, batch()), (QWEN3_VL, patch_batch())]
+  'config,sizes',
+  [
+    (CONFIG, batch()),
+    (INTERNVL3, batch()),
+    (PIXTRAL, slots()),
+    (QWEN25_VL, slots(patches=128, tokens=20, frames=2)),
+    (QWEN3_VL, patch_batch()),
+  ],
+  ids=['llava-onevision', 'internvl3', 'pixtral', 'qwen2.5-vl', 'qwen3-vl'],
 )
 def test_forward_agrees_with_xla(unrolled, config, sizes):
   model = registry.build(config, Runtime(attention='xla'))

@@ -1,4 +1,4 @@
-"""Qwen2, Qwen3, Llama and SmolLM2 shapes against published torch classes."""
+"""Qwen2, Qwen3, Llama, SmolLM2 and Mistral against published torch classes."""
 
 import dataclasses
 
@@ -30,6 +30,10 @@ CASES = {
     dict(tie_word_embeddings=True, rope_theta=1e5, rms_norm_eps=1e-5),
   ),
   'llama': ('Llama', dict(tie_word_embeddings=False, head_dim=12)),
+  'mistral': (
+    'Mistral',
+    dict(rope_theta=1e9, rms_norm_eps=1e-5, head_dim=12, sliding_window=None),
+  ),
 }
 LENGTHS = (13, 7, 1)
 
@@ -142,3 +146,75 @@ def test_greedy_generation_token_for_token(pair, torch):
     got, want = both(stop)
     np.testing.assert_array_equal(got, want)
     assert (want[0, 6:] == stop).all()
+
+
+TRAINED = 10  # between the lengths of the prompts
+
+
+@pytest.fixture(scope='module')
+def scaled(torch, randomise, through_disk):
+  import transformers
+
+  config = transformers.Qwen2Config(
+    **SIZES | dict(max_position_embeddings=TRAINED),
+    rope_scaling=dict(rope_type='dynamic', factor=2.0), rope_theta=1e4,
+  )  # fmt: skip
+  published = randomise(transformers.Qwen2ForCausalLM(config), attention=2)
+  return published, *through_disk(published)
+
+
+def test_dynamic_ntk_below_and_above_the_trained_length(scaled, torch, close):
+  """Padded and packed, every sample is what it is when alone."""
+  published, model, params = scaled
+  assert LENGTHS[0] > TRAINED > LENGTHS[1]
+  tokens, mask = padded_prompts(left=False)
+  parts = [tokens[row, :length] for row, length in enumerate(LENGTHS)]
+  alone = [published(torch.from_numpy(p)[None].long()).logits for p in parts]
+
+  plain = dataclasses.replace(model.config, rope_scaling=None)
+  plain = registry.build(plain, model.runtime)
+
+  def run(model, tokens, positions, segment_ids):
+    batch = {
+      'tokens': tokens, 'positions': positions, 'segment_ids': segment_ids
+    }  # fmt: skip
+    forward = jax.jit(lambda p, b: model.logits(p, model.hidden(p, b)))
+    return np.asarray(forward(params, batch))
+
+  counted = np.arange(tokens.shape[1], dtype=np.int32) * mask
+  padded = run(model, tokens, counted, mask)
+  packed = run(
+    model,
+    np.concatenate([*parts, np.zeros(3, np.int32)])[None],
+    np.concatenate([*map(np.arange, LENGTHS), np.zeros(3)])[None].astype(int),
+    np.repeat([1, 2, 3, 0], [*LENGTHS, 3])[None],
+  )
+  for row, want in enumerate(alone):
+    start, length = sum(LENGTHS[:row]), LENGTHS[row]
+    close(f'padded sample {row}', padded[row : row + 1, :length], want)
+    close(f'packed sample {row}', packed[:, start : start + length], want)
+  unscaled = run(plain, tokens, counted, mask)
+  assert np.abs(unscaled[0] - padded[0]).max() > 0.01
+  np.testing.assert_array_equal(unscaled[1, : LENGTHS[1]], padded[1, :7])
+
+
+def test_dynamic_ntk_while_generating(scaled, torch):
+  """From below the trained length across it, and from above it."""
+  published, model, params = scaled
+  tokens, mask = padded_prompts(left=True)
+  plain = dataclasses.replace(model.config, rope_scaling=None)
+  got, unscaled = (
+    generate(
+      model, params, jnp.asarray(tokens), jnp.asarray(mask),
+      max_new_tokens=32, eos_ids=(0,),
+    )
+    for model in (model, registry.build(plain, model.runtime))
+  )  # fmt: skip
+  assert (got != unscaled).any(axis=1).all()
+  for row, length in enumerate(LENGTHS):
+    want = published.generate(
+      torch.from_numpy(tokens[row : row + 1, -length:]).long(),
+      max_new_tokens=32, do_sample=False, eos_token_id=0, pad_token_id=0,
+    )[:, length:].numpy()  # fmt: skip
+    want = np.pad(want, ((0, 0), (0, 32 - want.shape[1])))
+    np.testing.assert_array_equal(got[row : row + 1], want)

@@ -1,5 +1,7 @@
 """One table places every array; nothing is replicated without a word."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -131,6 +133,36 @@ def test_few_kv_heads_are_replicated_and_said_so(mesh):
   # Only the declared axis is relaxed.
   with pytest.raises(ValueError, match='mesh axis fsdp'):
     rules.specs(mesh, nest({path: shape(2, 15, 2, 4)}))
+
+
+def test_an_odd_vocabulary_stays_whole_over_tensor(mesh):
+  tree = nest(
+    {
+      'decoder/embed/embedding': shape(151674, 16),
+      'decoder/head/kernel': shape(16, 151674),
+    }
+  )
+  got = dict(rules.flatten(rules.specs(mesh, tree)))
+  assert got == {
+    'decoder/embed/embedding': P(None, 'fsdp'),
+    'decoder/head/kernel': P('fsdp', None),
+  }
+  note = 'replicated over tensor: 151674 not divisible by 4'
+  assert rules.relaxations(mesh, tree) == dict.fromkeys(got, note)
+
+
+@pytest.mark.parametrize(
+  'name', [n for n in registry.PRESETS if not n.endswith(('0.5b', '1b'))]
+)
+def test_every_preset_has_its_place(mesh, name):
+  """On 2 x 4 chips; the smallest decoders have 14 heads."""
+  params = registry.build(registry.preset(name)).abstract_params
+  placed = dict(rules.flatten(rules.shardings(mesh, params)))
+  for path, leaf in rules.flatten(params):
+    whole = math.prod(leaf.shape)
+    if path.endswith('kernel') and whole > rules.LARGE:
+      held = math.prod(placed[path].shard_shape(leaf.shape))
+      assert held * 2 <= whole, path
 
 
 def test_a_rule_must_fit_the_array_and_the_mesh(mesh):

@@ -5,7 +5,7 @@ Needs headers only, so a checkpoint that does not fit fails within a second.
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -45,10 +45,13 @@ class Plan:
   Attributes:
     sources: by path of the parameter.
     unused: tensors of the files that the model does not compute with.
+    twins: of a tied model, each tensor that is left aside as a duplicate, and
+      the one that counts.
   """
 
   sources: dict[str, Source]
   unused: tuple[Entry, ...]
+  twins: tuple[tuple[Entry, Entry], ...]
 
 
 def flatten(tree: Any) -> dict[str, Any]:
@@ -103,7 +106,8 @@ def plan(checkpoint: Checkpoint, model: Any) -> Plan:
     source = Source(row, found, row.layer_shape(shapes[row.ours]))
     problems += _misfits(source)
     sources[row.ours] = source
-  unused, extra = _leftover(checkpoint, table, shapes, sources)
+  twins = tuple(_twins(checkpoint, table, shapes, sources))
+  unused, extra = _leftover(checkpoint, table, sources, twins)
   problems += [f'unexpected {key!r}' for key in extra]
   raise_all(
     problems,
@@ -117,7 +121,7 @@ def plan(checkpoint: Checkpoint, model: Any) -> Plan:
       len(unused),
       unused[0].key,
     )
-  return Plan(sources, unused)
+  return Plan(sources, unused, twins)
 
 
 def _keys_in(
@@ -150,23 +154,33 @@ def _misfits(source: Source) -> list[str]:
   return problems
 
 
-def _leftover(
+def _twins(
   checkpoint: Checkpoint,
   table: Table,
   shapes: Shapes,
   sources: Mapping[str, Source],
+) -> Iterator[tuple[Entry, Entry]]:
+  """Tensors whose parameter is tied to another one, and that one's."""
+  for row in table.rows:
+    if row.tied_to in shapes and row.ours not in shapes:
+      for key in row.published:
+        if key in checkpoint.entries:
+          for kept in sources[row.tied_to].entries:
+            yield checkpoint.entries[key], kept
+
+
+def _leftover(
+  checkpoint: Checkpoint,
+  table: Table,
+  sources: Mapping[str, Source],
+  twins: tuple[tuple[Entry, Entry], ...],
 ) -> tuple[tuple[Entry, ...], list[str]]:
   """Tensors that no parameter takes: declared unused ones, and the rest."""
   taken = {entry.key for source in sources.values() for entry in source.entries}
-  tied = {
-    key
-    for row in table.rows
-    if row.tied_to in shapes and row.ours not in shapes
-    for key in row.published
-  }
+  taken |= {twin.key for twin, _ in twins}
   unused, extra = [], []
   for key, entry in checkpoint.entries.items():
-    if key in taken or key in tied:
+    if key in taken:
       continue
     if _matches(table.unused, key) and entry.dtype in DTYPES:
       unused.append(entry)

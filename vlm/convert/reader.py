@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from vlm.convert.checkpoint import Checkpoint, Entry
+from vlm.convert.checkpoint import Checkpoint, CheckpointError, Entry
 from vlm.convert.plan import Source, flatten, plan, unflatten
 
 Span = tuple[int, int]  # start, stop
@@ -49,8 +49,8 @@ def load_params(
     Nested dict of arrays, as `model.abstract_params` says.
 
   Raises:
-    CheckpointError: before any weight is read, if the folder is incomplete or
-      does not fit the model; every offending tensor is named.
+    CheckpointError: before any parameter is made, if the folder is incomplete
+      or does not fit the model; every offending tensor is named.
   """
   abstract = flatten(model.abstract_params)
   if shardings is None:
@@ -60,7 +60,9 @@ def load_params(
     placed = flatten(shardings)
   _check_shardings(abstract, placed)
   with Checkpoint(folder) as checkpoint:
-    sources = plan(checkpoint, model).sources
+    planned = plan(checkpoint, model)
+    sources = planned.sources
+    _check_twins(checkpoint, planned.twins)
     targets = {
       path: Target(leaf.shape, np.dtype(dtype or leaf.dtype), placed[path])
       for path, leaf in abstract.items()
@@ -102,6 +104,27 @@ def _check_shardings(abstract: dict, placed: dict) -> None:
       f'shardings: expected the tree of model.abstract_params, differs at '
       f'{wrong[:5]}'
     )
+
+
+def _check_twins(
+  checkpoint: Checkpoint, twins: Sequence[tuple[Entry, Entry]]
+) -> None:
+  """Refuses a tied model where the weights say that it is not.
+
+  transformers 5 writes `tie_word_embeddings: true` for whole VLMs whose class
+  has it as its default (InternVL), whatever the weights are. A look at the
+  first rows tells: they are equal or they are two trained matrices.
+  """
+  for twin, kept in twins:
+    rows, columns = (0, min(twin.shape[0], 64)), (0, twin.shape[1])
+    if twin.shape != kept.shape or not np.array_equal(
+      checkpoint.read(twin, rows, columns), checkpoint.read(kept, rows, columns)
+    ):
+      raise CheckpointError(
+        f'{checkpoint.folder}: config.json ties the head to the embedding, but '
+        f'{twin.key!r} differs from {kept.key!r}; set tie_word_embeddings to '
+        'false in config.json, also under text_config'
+      )
 
 
 def _largest(source: Source, dtype: np.dtype) -> int:

@@ -1,5 +1,7 @@
 """The pre-norm transformer shared by the SigLIP and CLIP towers."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -149,3 +151,18 @@ def normalise(pixels: jax.Array, mean, std) -> Float[Array, '... 3']:
     return pixels
   scaled = pixels.astype(jnp.float32) * (1 / 255)
   return (scaled - jnp.asarray(mean)) / jnp.asarray(std)
+
+
+def square_size(config: dict[str, Any], key: str, default: int) -> int:
+  """A side in HF's vision config, written as a number or as two equal ones.
+
+  Raises:
+    ValueError: if the two differ.
+  """
+  value = config.get(key, default)
+  sides = {value} if isinstance(value, int) else set(value)
+  if len(sides) != 1:
+    raise ValueError(
+      f'config.json: vision_config.{key} is {value}, supported: equal sides'
+    )
+  return sides.pop()

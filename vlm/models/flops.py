@@ -11,8 +11,12 @@ H head dim, F ffn, V vocab.
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
+
+# Families whose towers have gated MLPs: three matrices instead of two.
+GATED = ('llava', 'qwen2_5_vl')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,21 +54,22 @@ def blocks(
 
   Args:
     config: frozen config of a decoder, or of a model with `vision` and
-      `decoder` (LLaVA-OneVision, Qwen3-VL).
+      `decoder` (a whole VLM).
     batch: arrays (or anything with `shape`) under 'tokens' [B, T] and, with a
-      tower, 'pixels': tiles [B, I, S, S, 3], or patches [B, P, values].
+      tower, 'pixels': tiles [B, I, S, S, 3], or patches [B, S, V] and 'plan'.
     visible_only: count the half of causal attention that is visible (what the
       TPU kernel computes); otherwise all of it (what plain XLA computes).
 
   Returns:
     The blocks.
+
+  Raises:
+    ValueError: for a model whose tower is not counted.
   """
   decoder = getattr(config, 'decoder', config)
   found = []
-  if hasattr(config, 'vision') and len(batch['pixels'].shape) == 3:
-    found += _patch_tower(config.vision, *batch['pixels'].shape[:2])
-  elif hasattr(config, 'vision'):
-    found += _tower(config.vision, decoder.width, batch['pixels'].shape)
+  if hasattr(config, 'vision'):
+    found += _tower(config, batch)
   rows, length = batch['tokens'].shape
   keys = (length + 1) / 2 if visible_only else length
   return found + _decoder(decoder, rows * length, keys)
@@ -103,52 +108,68 @@ def _decoder(config, tokens, keys) -> list[Block]:
   ]
 
 
-def _tower(config, width, pixels) -> list[Block]:
-  rows, tiles = pixels[:2]
-  d, f, patch = config.width, config.mlp_width, 3 * config.patch**2
-  patches = config.side**2
-  tokens = rows * tiles * patches
-  weights = 4 * d * d + 2 * d * f
+def _tower(config, batch) -> list[Block]:
+  """Patch embedding, blocks and projector, of tiles or of patches in slots.
+
+  A row of patches is one sequence: without the structure of its images, every
+  slot sees every slot, which is also what both kernels compute.
+  """
+  vision, pixels = config.vision, batch['pixels'].shape
+  d, f, rows = vision.width, vision.mlp_width, pixels[0]
+  if len(pixels) == 3:
+    length, sequences, values = pixels[1], rows, pixels[2]
+    patches = rows * length
+  else:
+    length, sequences = vision.length, rows * pixels[1]
+    patches, values = sequences * vision.side**2, 3 * vision.patch**2
+  matrices = 3 if config.model_type in GATED else 2
+  tokens = sequences * length
+  weights = 4 * d * d + matrices * d * f
   layer = Block(
     part='vision',
-    count=config.depth,
+    count=vision.depth,
     products=2 * tokens * weights,
-    attention=4 * tokens * patches * d,
+    attention=4 * tokens * _attended(vision, length) * d,
     weights=weights,
-    activations=tokens * (12 * d + 2 * d + 2 * f),
+    activations=tokens * (12 * d + matrices * (d + f)),
   )
 
   return [
-    _dense('vision', 1, tokens, patch, d),
+    _dense('vision', 1, patches, values, d),
     layer,
-    _dense('projector', 1, tokens, d, width, width),
+    _projector(config, batch),
   ]
 
 
-def _patch_tower(config, rows, patches) -> list[Block]:
-  """Qwen3-VL's tower: every slot is computed, and sees all of its row's."""
-  d, f, tokens = config.width, config.mlp_width, rows * patches
-  layer = Block(
-    part='vision',
-    count=config.depth,
-    products=2 * tokens * (4 * d * d + 2 * d * f),
-    attention=4 * tokens * patches * d,
-    weights=4 * d * d + 2 * d * f,
-    activations=tokens * (12 * d + 2 * d + 2 * f),
-  )
-  merged, out = config.merge**2 * d, config.out_width
-  mergers = 1 + len(config.deepstack_blocks)
-  return [
-    _dense('vision', 1, tokens, config.patch_values, d),
-    layer,
-    _dense(
-      'projector', mergers, tokens // config.merge**2, merged, merged, out
-    ),
-  ]
+def _attended(vision, length: int) -> float | int:
+  """Slots a slot sees, averaged over the blocks of a tower."""
+  full = getattr(vision, 'full_blocks', None)
+  if full is None:
+    return length
+  windows = vision.depth - len(full)
+  return (len(full) * length + windows * vision.layout.slots) / vision.depth
 
 
-def _dense(part, count, tokens, *sizes) -> Block:
-  """A chain of dense layers through widths `sizes`."""
+def _projector(config, batch) -> Block:
+  """From the tower's width to the decoder's; mergers take whole blocks."""
+  vision, pixels = config.vision, batch['pixels'].shape
+  d, width = vision.width, config.decoder.width
+  if hasattr(vision, 'merge'):
+    merged, out = vision.merge**2 * d, vision.out_width
+    mergers = 1 + len(getattr(vision, 'deepstack_blocks', ()))
+    tokens = math.prod(pixels[:2]) // vision.merge**2
+    return _dense('projector', mergers, tokens, merged, merged, out)
+  if len(pixels) == 3:
+    tokens = math.prod(batch['plan']['token'].shape)
+    return _dense('projector', 1, tokens, d, width, width)
+  tiles = math.prod(pixels[:2])
+  # What is projected has the width of the patches it is made of.
+  wide = d * vision.side**2 // config.tile_tokens
+  return _dense('projector', 1, tiles * config.tile_tokens, wide, width, width)
+
+
+def _dense(part: str, count: int, tokens: int, *sizes: int) -> Block:
+  """`count` chains of dense layers from one size to the next."""
   shapes = list(itertools.pairwise(sizes))
   total = sum(a * b for a, b in shapes)
   return Block(

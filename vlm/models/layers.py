@@ -186,7 +186,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 def rope_angles(
   positions: Int[Array, 'B T'] | Int[Array, 'B T 3'],
   head_dim: int,
-  theta: float,
+  theta: float | Float[Array, 'B T 1'],
   sections: tuple[int, ...] = (),
   interleaved: bool = False,
 ) -> tuple[Float[Array, 'B T H2'], Float[Array, 'B T H2']]:
@@ -198,7 +198,7 @@ def rope_angles(
   Args:
     positions: one number per token, or (t, h, w).
     head_dim: H.
-    theta: the base.
+    theta: the base, or one per token.
     sections: of three-part positions, how many angles turn with t, h and w
       (M-RoPE, arXiv 2409.12191, section 2.1); they sum to H / 2.
     interleaved: deal the angles out as t h w t h w ..., so that each part gets

@@ -45,6 +45,11 @@ class LlavaOnevisionConfig:
       newline=self.video_newline,
     )
 
+  @property
+  def tile_tokens(self) -> int:
+    """Tokens of the bank that come from one tile."""
+    return self.vision.side**2
+
   @classmethod
   def from_hf(cls, config: dict[str, Any]) -> 'LlavaOnevisionConfig':
     """Reads HF's `config.json` (model_type llava_onevision).

@@ -1,13 +1,15 @@
-"""Host plans of towers that see whole frames at their own size (Qwen3-VL).
+"""Host plans of towers that see whole frames at their own size.
+
+Qwen3-VL merges blocks of patches and has learned positions, Pixtral neither.
 
 A row's patches lie one image after another, in the published order, and padding
 fills the row up to its bucket; see `windows` for towers that attend in windows.
 
     grids of patches   [(t, h, w), ...]  ->  arrays over S slots
 
-The tower's learned positions form a square grid, stretched over every image.
-Where a patch falls between four of them is decided here too, so that nothing
-under jit depends on an image's size.
+Learned positions form a square grid, stretched over every image. Where a patch
+falls between four of them is decided here too, so that nothing under jit
+depends on an image's size.
 """
 
 import dataclasses
@@ -25,7 +27,7 @@ class PatchLayout:
   Attributes:
     patch: side of a patch, pixels.
     merge: patches along one side of a merge block.
-    side: learned positions along one side of their square.
+    side: learned positions along one side of their square; 0 without any.
   """
 
   patch: int = 16
@@ -59,11 +61,11 @@ def plan_patches(
       (image, frame, block row by row, patch inside its block); -1 is empty.
     position int32 [S, 2]: row and column of the patch in its image.
     frame int32 [S]: 1.. numbers the frames of the row, 0 is empty.
-    taps int32 [S, 4]: the learned positions around a patch.
-    tap_weight float32 [S, 4]: their shares; all 0 in an empty slot.
     token int32 [M]: for each visual token, its place among the S / merge^2
       blocks.
     grid int32 [M, 3]: (t, h, w) of each visual token.
+    taps int32 [S, 4]: the learned positions around a patch, if there are any.
+    tap_weight float32 [S, 4]: their shares; all 0 in an empty slot.
 
   Raises:
     ValueError: when a grid is not made of merge blocks, or S does not fit.
@@ -94,12 +96,14 @@ def plan_patches(
     'source': np.where(np.arange(slots) < used, np.arange(slots), -1),
     'position': fill('position', 2),
     'frame': np.pad(frames, (0, slots - used)),
-    'taps': fill('taps', 4),
     'token': np.arange(tokens),
     'grid': np.concatenate([np.zeros((0, 3)), *grid]),
   }
   plan = {name: value.astype(np.int32) for name, value in plan.items()}
-  return plan | {'tap_weight': fill('tap_weight', 4).astype(np.float32)}
+  if layout.side:
+    plan['taps'] = fill('taps', 4).astype(np.int32)
+    plan['tap_weight'] = fill('tap_weight', 4).astype(np.float32)
+  return plan
 
 
 def _plan_visual(grid: Grid, layout: PatchLayout) -> dict[str, np.ndarray]:
@@ -109,14 +113,15 @@ def _plan_visual(grid: Grid, layout: PatchLayout) -> dict[str, np.ndarray]:
   blocks = np.indices((t, h // merge, w // merge)).reshape(3, -1)
   inner = np.indices((merge, merge)).reshape(2, 1, -1)
   position = (merge * blocks[1:, :, None] + inner).reshape(2, -1)
+  part = {'position': position.T, 'grid': blocks.T}
+  if not layout.side:
+    return part
   taps, shares = zip(
     *(_between(at, n, layout.side) for at, n in zip(position, (h, w)))
   )
-  return {
-    'position': position.T,
+  return part | {
     'taps': _outer(np.add, taps[0] * layout.side, taps[1]),
     'tap_weight': _outer(np.multiply, *shares),
-    'grid': blocks.T,
   }
 
 

@@ -1,4 +1,4 @@
-"""Qwen2 decoder; also the Llama / SmolLM2 shape (no biases, tied head), and
+"""Qwen2 decoder; also the Llama, SmolLM2 and Mistral shape (no biases), and
 Qwen3's (no biases, normalised queries and keys).
 
 RMSNorm, grouped-query attention with rotary positions, gated SiLU MLP; layers
@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from vlm.models import functional, layers
 from vlm.models.attention import attention
 from vlm.models.functional import Params, Runtime
+from vlm.models.ntk import DynamicNTK
 from vlm.models.partition import constrain
 
 Cache = dict[str, jax.Array]
@@ -25,8 +26,24 @@ Cache = dict[str, jax.Array]
 _SHARED = dict(hidden_size=4096, num_hidden_layers=32, num_attention_heads=32)
 HF_DEFAULTS = {
   'qwen2': _SHARED
-  | dict(vocab_size=151936, intermediate_size=22016, num_key_value_heads=32),
-  'llama': _SHARED | dict(vocab_size=32000, intermediate_size=11008),
+  | dict(
+    vocab_size=151936,
+    intermediate_size=22016,
+    num_key_value_heads=32,
+    max_position_embeddings=32768,
+  ),
+  'llama': _SHARED
+  | dict(
+    vocab_size=32000, intermediate_size=11008, max_position_embeddings=2048
+  ),
+  'mistral': _SHARED
+  | dict(
+    vocab_size=32000,
+    intermediate_size=14336,
+    num_key_value_heads=8,
+    max_position_embeddings=131072,
+    sliding_window=4096,
+  ),
 }
 HF_DEFAULTS['qwen3'] = HF_DEFAULTS['qwen2'] | dict(head_dim=128)
 # The decoder inside Qwen3-VL.
@@ -46,7 +63,7 @@ HF_DEFAULTS['qwen2_5_vl_text'] = HF_DEFAULTS['qwen2_5_vl'] = dict(
 
 @dataclasses.dataclass(frozen=True)
 class Qwen2Config:
-  """Facts of a checkpoint of the Qwen2, Qwen3 or Llama family."""
+  """Facts of a checkpoint of the Qwen2, Qwen3, Llama or Mistral family."""
 
   vocab_size: int = 151936
   width: int = 896
@@ -62,11 +79,12 @@ class Qwen2Config:
   mrope_section: tuple[int, ...] = ()
   mrope_interleaved: bool = False
   qk_norm: bool = False
+  rope_scaling: DynamicNTK | None = None
   model_type: str = 'qwen2'
 
   @classmethod
   def from_hf(cls, config: dict[str, Any]) -> 'Qwen2Config':
-    """Reads HF's `config.json` (model_type qwen2, qwen3 or llama).
+    """Reads HF's `config.json` (model_type qwen2, qwen3, llama or mistral).
 
     Raises:
       ValueError: for features this decoder does not have, by name.
@@ -81,7 +99,10 @@ class Qwen2Config:
     rope = config.get('rope_parameters') or config.get('rope_scaling') or {}
     scaling = rope.get('rope_type', rope.get('type', 'default'))
     # 'mrope' is the old name of the default with sections.
-    if scaling not in ('default', 'mrope'):
+    supported = 'default', 'mrope'
+    if 'mrope_section' not in rope:
+      supported = 'default', 'dynamic'
+    if scaling not in supported:
       raise ValueError(
         f'config.json: rope type {scaling!r} is not supported by qwen2.py'
       )
@@ -91,6 +112,14 @@ class Qwen2Config:
     if config.get('hidden_act', 'silu') != 'silu':
       raise ValueError(
         f'config.json: hidden_act {config["hidden_act"]!r}, supported: silu'
+      )
+    # Qwen2 has a switch for its window, Mistral has none.
+    window = config.get('sliding_window') if kind == 'mistral' else None
+    longest = config.get('max_position_embeddings')
+    if window is not None and window < longest:
+      raise ValueError(
+        f'config.json: sliding_window {window} is not supported, expected null '
+        f'or at least max_position_embeddings ({longest})'
       )
     heads = config['num_attention_heads']
     # Qwen3-VL's decoder has these when its config names none.
@@ -111,6 +140,11 @@ class Qwen2Config:
       mrope_section=tuple(rope.get('mrope_section') or sections),
       mrope_interleaved=kind == 'qwen3_vl_text',
       qk_norm=kind.startswith('qwen3'),
+      rope_scaling=(
+        DynamicNTK(float(rope['factor']), longest)
+        if scaling == 'dynamic'
+        else None
+      ),
       model_type=kind,
     )
 
@@ -220,10 +254,16 @@ class Decoder(nnx.Module):
     deepstack: Float[Array, 'L B T D'] | None = None,
   ) -> tuple[Float[Array, 'B T D'], Cache | None]:
     config = self.config
+    theta = config.rope_theta
+    if config.rope_scaling is not None:
+      slots = x.shape[1] if cache is None else cache['k'].shape[2]
+      theta = config.rope_scaling.theta(
+        theta, config.head_dim, positions, segment_ids, slots
+      )
     rope = layers.rope_angles(
       positions,
       config.head_dim,
-      config.rope_theta,
+      theta,
       config.mrope_section,
       config.mrope_interleaved,
     )

@@ -5,7 +5,9 @@ from typing import Any
 from vlm.models import (
   clip,
   dinov2,
+  internvl3,
   llava_onevision,
+  pixtral,
   qwen2,
   qwen2_5_vl,
   qwen3_vl,
@@ -18,6 +20,8 @@ FAMILIES = {
   'qwen2': (qwen2.Qwen2Config, qwen2.LanguageModel),
   'qwen3': (qwen2.Qwen2Config, qwen2.LanguageModel),
   'llama': (qwen2.Qwen2Config, qwen2.LanguageModel),
+  'mistral': (qwen2.Qwen2Config, qwen2.LanguageModel),
+  'llava': (pixtral.PixtralConfig, pixtral.Pixtral),
   'llava_onevision': (
     llava_onevision.LlavaOnevisionConfig,
     llava_onevision.LlavaOnevision,
@@ -25,6 +29,7 @@ FAMILIES = {
   'clip': (clip.ClipConfig, clip.Clip),
   'dinov2': (dinov2.Dinov2Config, dinov2.Dinov2),
   'dinov2_with_registers': (dinov2.Dinov2Config, dinov2.Dinov2),
+  'internvl': (internvl3.InternVL3Config, internvl3.InternVL3),
   'qwen2_5_vl': (qwen2_5_vl.Qwen25VLConfig, qwen2_5_vl.Qwen25VL),
   'qwen3_vl': (qwen3_vl.Qwen3VLConfig, qwen3_vl.Qwen3VL),
   'siglip_vision_model': (siglip.SiglipVisionConfig, siglip.Siglip),
@@ -32,6 +37,10 @@ FAMILIES = {
 
 
 PRESETS = {
+  'internvl3-1b': lambda: internvl3.published('1b'),
+  'internvl3-2b': lambda: internvl3.published('2b'),
+  'internvl3-8b': lambda: internvl3.published('8b'),
+  'internvl3-14b': lambda: internvl3.published('14b'),
   'llava-onevision-0.5b': lambda: llava_onevision.published('0.5b'),
   'llava-onevision-7b': lambda: llava_onevision.published('7b'),
   'qwen2.5-vl-3b': lambda: qwen2_5_vl.published('3b'),
@@ -41,6 +50,7 @@ PRESETS = {
   'qwen3-vl-4b': lambda: qwen3_vl.published('4b'),
   'qwen3-vl-8b': lambda: qwen3_vl.published('8b'),
   'qwen3-vl-32b': lambda: qwen3_vl.published('32b'),
+  'pixtral-12b': pixtral.published,
 }
 
 

@@ -42,6 +42,11 @@ class SiglipVisionConfig:
     """Patches along one side."""
     return self.image_size // self.patch
 
+  @property
+  def length(self) -> int:
+    """Tokens the tower computes with."""
+    return self.side**2
+
   @classmethod
   def from_hf(cls, config: dict[str, Any]) -> 'SiglipVisionConfig':
     """Reads HF's vision config (model_type siglip_vision_model)."""

@@ -34,8 +34,13 @@ class Relaxed:
 
 # Legend: D width, N heads, K kv heads, H head dim, F ffn, V vocab, L layers.
 DEFAULT_RULES = (
-  (r'(.*/)?embed/embedding', P('tensor', 'fsdp')),  # [V, D]
-  (r'(.*/)?head/kernel', P('fsdp', 'tensor')),  # [D, V]
+  # A vocabulary need not divide (InternVL3's 151,674 is not even a multiple of
+  # 4); activations over it then stay whole as well.
+  (
+    r'(.*/)?embed/embedding',  # [V, D]
+    Relaxed(P('tensor', 'fsdp'), ('tensor',)),
+  ),
+  (r'(.*/)?head/kernel', Relaxed(P('fsdp', 'tensor'), ('tensor',))),  # [D, V]
   (r'(.*/)?layers/attn/q/kernel', P(None, 'fsdp', 'tensor', None)),
   (r'(.*/)?layers/attn/q/bias', P(None, 'tensor', None)),
   # Fewer kv heads than tensor shards is normal under grouped queries; every

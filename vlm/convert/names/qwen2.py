@@ -1,4 +1,4 @@
-"""Names of Qwen2 decoders; Llama and SmolLM2 are the same without biases.
+"""Names of Qwen2 decoders; Llama, SmolLM2, Mistral are the same without biases.
 
 Rows whose parameter a model lacks (biases, Qwen3's norms, an untied head) are
 inactive.

@@ -36,12 +36,13 @@ class Batches(grain.DatasetIterator):
   """
 
   def __init__(
-    self, dataset, rows, batch_size, workers, counts, number, settings
+    self, dataset, rows, batch_size, workers, counts, number, settings, check
   ):
     super().__init__()
     self._dataset, self._rows, self._batch_size = dataset, rows, batch_size
     self._workers, self._counts = workers, counts
     self._number, self._settings = number, settings
+    self._check = check
     self._samples = None
     self._reset()
     _ALIVE.add(self)
@@ -70,6 +71,9 @@ class Batches(grain.DatasetIterator):
     else:
       batch = self._ready.popleft()
       self._pending.difference_update(_flat(batch.pop('_place')))
+    if self._check is not None:
+      self._check(batch)
+      self._check = None
     self._delivered += 1
     self._count_padding(batch)
     self.wait += time.perf_counter() - began

@@ -41,6 +41,7 @@ before the prefetch, 1 of 24 rows is the same for 0 and 2 workers; after it, 24
 of 24.)
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -50,7 +51,7 @@ import numpy as np
 
 from data import assemble, records
 from data.batches import Batches
-from data.pack import RowSpec
+from data.pack import RowSpec, row_size
 
 Transform = Callable[[Any], Any] | grain.transforms.RandomMap
 
@@ -78,7 +79,24 @@ def check_batch(batch: dict[str, Any], spec: RowSpec) -> None:
       raise ValueError(
         f'batch[{key!r}] is {found[1]} {found[0]}, expected {dtype} {shape}'
       )
+  for key, value in arrays.items():
+    if key not in expected and not key.startswith('_'):
+      _check_extra(key, value, B)
   _check_values(batch, spec)
+
+
+def _check_extra(key: str, value: Any, rows: int) -> None:
+  """What an objective adds: numbers, one row each."""
+  if not isinstance(value, np.ndarray) or value.dtype.kind not in 'biuf':
+    kind = getattr(value, 'dtype', type(value).__name__)
+    raise ValueError(
+      f'batch[{key!r}] is {kind}, which has no place on a device; keys that '
+      "stay on the host start with '_'"
+    )
+  if value.ndim < 1 or len(value) != rows:
+    raise ValueError(
+      f'batch[{key!r}] has shape {value.shape}, expected {rows} rows'
+    )
 
 
 def _check_values(batch: dict[str, Any], spec: RowSpec) -> None:
@@ -168,6 +186,7 @@ def build(
   weights: Sequence[float] | None = None,
   rows: assemble.Rows | None = None,
   policy: records.BadRowPolicy | None = None,
+  specs: Sequence[RowSpec] = (),
 ) -> Batches:
   """Builds the iterator of this process's batches.
 
@@ -188,6 +207,7 @@ def build(
     rows: None when transforms give rows of one shape (end with `Pad(spec)`),
       else `Packing(spec)` or `Buckets(specs)`.
     policy: what to do with bad rows; raises at the first one by default.
+    specs: shapes of the rows, to check the first batch against.
 
   Raises:
     ValueError: for settings that contradict each other, naming them.
@@ -239,7 +259,16 @@ def build(
     records.BadRowCounts(policy or records.BadRowPolicy()),
     number,
     settings,
+    functools.partial(_check_first, specs=tuple(specs)) if specs else None,
   )
+
+
+def _check_first(batch: dict[str, Any], specs: tuple[RowSpec, ...]) -> None:
+  """`check_batch` against the spec of the batch's size."""
+  shown = np.shape(batch.get('pixels', np.zeros((0, 0))))[1]
+  size = np.shape(batch['tokens'])[1], shown
+  fitting = [spec for spec in specs if row_size(spec)[:2] == size]
+  check_batch(batch, fitting[0] if fitting else specs[-1])
 
 
 def _seed(seed: int, stream: int) -> int:

@@ -156,6 +156,7 @@ def training_batches(job: Job, process_index: int = 0, process_count: int = 1):
     epochs=data.epochs or None,
     weights=weights,
     policy=records.BadRowPolicy(data.on_bad, data.max_bad_share),
+    specs=job.specs,
   )
 
 

@@ -22,6 +22,7 @@ from absl import app, flags
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
+from data.pack import row_size
 from launch import console, distributed, evaluate, job
 from vlm.models import flops
 from vlm.sharding import mesh as mesh_lib

@@ -305,6 +305,9 @@ def test_check_batch_names_key_expected_and_found():
     ({'pixels': batch['pixels'][:, :1]}, "'pixels'.*1, 64.*3, 64"),
     ({'plan': plan | {'index': plan['index'] + 99}}, r'\[0, 12\]'),
     ({'loss_mask': np.ones_like(batch['loss_mask'])}, 'segment_ids is 0'),
+    ({'reward': np.zeros(1, np.float32)}, r"'reward'.*\(1,\), expected 2 rows"),
+    ({'names': ['a', 'b']}, "'names'.*list, which has no place on a device"),
+    ({'names': np.array(['a', 'b'])}, "'names'.*<U1.*start with '_'"),
   ]
   for change, message in broken:
     wrong = {k: v for k, v in (batch | change).items() if v is not None}
@@ -315,3 +318,15 @@ def test_check_batch_names_key_expected_and_found():
   held = dataclasses.replace(SPEC, placeholders=(12345,))
   with pytest.raises(ValueError, match=r'row \d has 0 placeholders and [1-6]'):
     pipeline.check_batch(batch, held)
+
+
+def test_the_first_batch_is_checked():
+  wrong = dataclasses.replace(SPEC, visual=5)
+  batches = build(
+    source=Numbers(25),
+    transforms=[Draw(), assemble.Pad(SPEC)],
+    rows=None,
+    specs=[wrong],
+  )
+  with pytest.raises(ValueError, match=r'plan/index.*6, 1\), expected'):
+    next(batches)

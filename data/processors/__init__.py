@@ -1,0 +1,1 @@
+"""How each family of checkpoints wants its images and videos, without torch."""

@@ -1,0 +1,68 @@
+"""Videos of Qwen3-VL (arXiv 2511.21631): time is written into the prompt."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from data import frames as sampling
+from data.frames import Frames
+from data.processors.qwen_vl import Budget, QwenVL, QwenVLFacts, smart_resize
+from data.processors.slots import plan_in_order
+from data.records import BadRecord
+from data.visual import Expansion
+from vlm.models.mrope import Span
+
+
+@dataclasses.dataclass(frozen=True)
+class Qwen3VL(QwenVL):
+  """Qwen3-VL: the time of each pair of frames is written before it.
+
+  The prompt has one `<|vision_start|>...<|vision_end|>` per pair of frames and
+  none around them, as the checkpoint was trained (transformers 5.23 leaves the
+  pair of the template around them all).
+  """
+
+  @classmethod
+  def from_hf(cls, image, video, config) -> 'Qwen3VL':
+    """See `QwenVLFacts.from_hf`."""
+    facts = QwenVLFacts.from_hf(image, video, config)
+    return cls(facts, functools.partial(plan_in_order, merge=facts.merge))
+
+  def sample(self, total: int, fps: float) -> np.ndarray:
+    """Frames at the published rate, first and last included."""
+    count = min(
+      int(self._frames_at_rate(total, fps)), self.facts.video.max_frames
+    )
+    return sampling.sample_nearest(total, count)
+
+  def frame_size(self, frames: int, height: int, width: int) -> tuple[int, int]:
+    """Height and width of a video's frames: the clip has one budget."""
+    facts, pixels = self.facts, self.facts.video.pixels
+    if frames < facts.frames:
+      raise BadRecord(
+        'corrupt image',
+        f'a video of {frames} frame, expected at least {facts.frames}: show a '
+        'single frame as an image',
+      )
+    most = pixels.most
+    if facts.video.capped:
+      share = min(facts.video.max_tokens * facts.factor**2, most // frames)
+      most = max(share, int(pixels.fewest * 1.05)) * frames
+    if min(height, width) < facts.factor:
+      scale = max(facts.factor / height, facts.factor / width)
+      height, width = int(height * scale), int(width * scale)
+    budget = Budget(pixels.fewest, most)
+    return smart_resize(height, width, facts.factor, budget, frames)
+
+  def _expand_video(self, video: Frames, t: int, h: int, w: int) -> Expansion:
+    frame = '<|vision_start|><|video_pad|><|vision_end|>'
+    text = ''.join(f'<{s:.1f} seconds>{frame}' for s in self._seconds(video))
+    return Expansion(frame, text, (Span(1, h, w),) * t)
+
+  def _seconds(self, video: Frames) -> list[float]:
+    """The middle of each patch's frames; the last frame fills the last one."""
+    frames = self.facts.frames
+    times = [*video.seconds, *video.seconds[-1:] * (-len(video) % frames)]
+    starts = range(0, len(times), frames)
+    return [(times[n] + times[n + frames - 1]) / 2 for n in starts]

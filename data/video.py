@@ -85,6 +85,7 @@ def _read_animation(file, name: str, sample: Sampler, frame_size) -> Frames:
       milliseconds = 0.0
       for number in range(total):
         animation.seek(number)
+        animation.load()  # a WebP knows the duration only then
         # Viewers show frames without a duration for a tenth of a second.
         milliseconds += animation.info.get('duration') or 100
       fps = 1000 * total / milliseconds

@@ -1,4 +1,4 @@
-"""Images and videos of InternVL (arXiv 2404.16821, section 3.2; 2504.10479).
+"""Images and videos of InternVL (arXiv 2404.16821, 2504.10479).
 
 An image is stretched over the grid of square tiles whose shape is nearest to
 its own, and a thumbnail of the whole image follows the tiles; a frame of a

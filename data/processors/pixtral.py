@@ -1,4 +1,4 @@
-"""Images of Pixtral (arXiv 2410.07073, section 2.2): every size, row by row."""
+"""Images of Pixtral (arXiv 2410.07073): every size, row by row."""
 
 import dataclasses
 import math

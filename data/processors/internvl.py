@@ -114,13 +114,13 @@ def cut_tiles(image: Image.Image, facts: InternVLFacts) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class InternVL:
+class InternVLProcessor:
   """See `data.visual.Processor`."""
 
   facts: InternVLFacts
 
   @classmethod
-  def from_hf(cls, image, video, config) -> 'InternVL':
+  def from_hf(cls, image, video, config) -> 'InternVLProcessor':
     """See `InternVLFacts.from_hf`."""
     return cls(InternVLFacts.from_hf(image, video, config))
 

@@ -19,7 +19,7 @@ _plan_row = functools.lru_cache(256)(plan.plan_row)
 
 
 @dataclasses.dataclass(frozen=True)
-class Llava:
+class LlavaProcessor:
   """See `data.visual.Processor`.
 
   Attributes:
@@ -36,7 +36,7 @@ class Llava:
   @classmethod
   def from_hf(
     cls, image: published.Config, texts: published.Config, config: Any
-  ) -> 'Llava':
+  ) -> 'LlavaProcessor':
     """Reads preprocessor_config.json, processor_config.json and config.json.
 
     Raises:

@@ -96,7 +96,7 @@ def cut_patches(image: Image.Image, facts: PixtralFacts) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pixtral:
+class PixtralProcessor:
   """See `data.visual.Processor`.
 
   Attributes:
@@ -108,7 +108,7 @@ class Pixtral:
   plan: Planner = plan_in_order
 
   @classmethod
-  def from_hf(cls, image, texts, config) -> 'Pixtral':
+  def from_hf(cls, image, texts, config) -> 'PixtralProcessor':
     """See `PixtralFacts.from_hf`."""
     return cls(PixtralFacts.from_hf(image, texts, config))
 

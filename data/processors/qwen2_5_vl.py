@@ -8,16 +8,27 @@ import numpy as np
 
 from data import frames as sampling
 from data.frames import Frames
-from data.processors.qwen_vl import Budget, QwenVL, QwenVLFacts, smart_resize
+from data.processors.qwen_vl import (
+  Budget,
+  QwenVL,
+  QwenVLFacts,
+  VideoFacts,
+  smart_resize,
+)
 from data.processors.slots import Grid
 from data.visual import Expansion
 from vlm.models import windows
 from vlm.models.mrope import Span
 from vlm.models.qwen2_5_vision import Qwen25VisionConfig
 
+# Of Qwen/Qwen2.5-VL-{3B,7B,32B,72B}-Instruct.
+PUBLISHED = QwenVLFacts(
+  Budget(3136, 12_845_056), VideoFacts(Budget(3136, 12_845_056), 128_000)
+)
+
 
 @dataclasses.dataclass(frozen=True)
-class Qwen25VL(QwenVL):
+class Qwen25VLProcessor(QwenVL):
   """Qwen2.5-VL: the time between frames is told by their positions.
 
   Attributes:
@@ -27,14 +38,18 @@ class Qwen25VL(QwenVL):
   tokens_per_second: int | float = 2
 
   @classmethod
-  def from_hf(cls, image, video, config) -> 'Qwen25VL':
+  def from_hf(cls, image, video, config) -> 'Qwen25VLProcessor':
     """See `QwenVLFacts.from_hf`."""
     vision = Qwen25VisionConfig.from_hf(config['vision_config'])
-    return cls(
-      QwenVLFacts.from_hf(image, video, config),
-      functools.partial(plan_row_windows, layout=vision.layout),
-      vision.tokens_per_second,
-    )
+    return cls.of_tower(vision, QwenVLFacts.from_hf(image, video, config))
+
+  @classmethod
+  def of_tower(
+    cls, vision: Qwen25VisionConfig, facts: QwenVLFacts = PUBLISHED
+  ) -> 'Qwen25VLProcessor':
+    """The processor of a tower, with the published settings."""
+    plan = functools.partial(plan_row_windows, layout=vision.layout)
+    return cls(facts.of_tower(vision), plan, vision.tokens_per_second)
 
   def sample(self, total: int, fps: float) -> np.ndarray:
     """Frames at the published rate, a whole number of patches."""

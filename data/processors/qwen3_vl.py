@@ -7,15 +7,28 @@ import numpy as np
 
 from data import frames as sampling
 from data.frames import Frames
-from data.processors.qwen_vl import Budget, QwenVL, QwenVLFacts, smart_resize
+from data.processors.qwen_vl import (
+  Budget,
+  QwenVL,
+  QwenVLFacts,
+  VideoFacts,
+  smart_resize,
+)
 from data.processors.slots import plan_in_order
 from data.records import BadRecord
 from data.visual import Expansion
 from vlm.models.mrope import Span
 
+# Of Qwen/Qwen3-VL-{2B,4B,8B,32B}.
+PUBLISHED = QwenVLFacts(
+  Budget(65_536, 16_777_216),
+  VideoFacts(Budget(4096, 25_165_824), 768),
+  patch=16,
+)
+
 
 @dataclasses.dataclass(frozen=True)
-class Qwen3VL(QwenVL):
+class Qwen3VLProcessor(QwenVL):
   """Qwen3-VL: the time of each pair of frames is written before it.
 
   The prompt has one `<|vision_start|>...<|vision_end|>` per pair of frames and
@@ -24,9 +37,13 @@ class Qwen3VL(QwenVL):
   """
 
   @classmethod
-  def from_hf(cls, image, video, config) -> 'Qwen3VL':
+  def from_hf(cls, image, video, config) -> 'Qwen3VLProcessor':
     """See `QwenVLFacts.from_hf`."""
-    facts = QwenVLFacts.from_hf(image, video, config)
+    return cls.of_facts(QwenVLFacts.from_hf(image, video, config))
+
+  @classmethod
+  def of_facts(cls, facts: QwenVLFacts = PUBLISHED) -> 'Qwen3VLProcessor':
+    """The processor with the published settings, or others."""
     return cls(facts, functools.partial(plan_in_order, merge=facts.merge))
 
   def sample(self, total: int, fps: float) -> np.ndarray:

@@ -119,6 +119,12 @@ class QwenVLFacts:
     still = _budget(image, Budget(56**2, 1280 * 28**2))
     return cls(still, clip, *shape.values())
 
+  def of_tower(self, vision: Any) -> 'QwenVLFacts':
+    """The same settings for a tower's patches."""
+    return dataclasses.replace(
+      self, patch=vision.patch, merge=vision.merge, frames=vision.frames
+    )
+
 
 def _budget(config: published.Config, default: Budget) -> Budget:
   """Older files say min_pixels and max_pixels, later ones size."""

@@ -2,17 +2,17 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from etils import epath
 
 from data.processors import facts
-from data.processors.internvl import InternVL
-from data.processors.llava import Llava
-from data.processors.pixtral import Pixtral
-from data.processors.qwen2_5_vl import Qwen25VL
-from data.processors.qwen3_vl import Qwen3VL
+from data.processors.internvl import InternVLProcessor
+from data.processors.llava import LlavaProcessor
+from data.processors.pixtral import PixtralProcessor
+from data.processors.qwen2_5_vl import Qwen25VLProcessor
+from data.processors.qwen3_vl import Qwen3VLProcessor
 from data.processors.towers import Crop, Square
 from vlm.models import registry
 
@@ -41,28 +41,38 @@ class Files:
   texts: Mapping[str, Any]
 
 
-def _pixtral(files: Files) -> Pixtral:
+def _pixtral(files: Files) -> PixtralProcessor:
   tower = files.config['vision_config'].get('model_type')
   if tower != 'pixtral':
     raise ValueError(
       f'config.json: model_type llava with a tower {tower!r}, supported: '
       "'pixtral'"
     )
-  return Pixtral.from_hf(files.image, files.texts, files.config)
+  return PixtralProcessor.from_hf(files.image, files.texts, files.config)
 
 
-# model_type -> processor
+def _videos(family: Any) -> Callable[[Files], Any]:
+  return lambda files: family.from_hf(files.image, files.video, files.config)
+
+
+def _tower(family: Any) -> Callable[[Files], Any]:
+  return lambda files: family.from_hf(files.image)
+
+
+# model_type -> processor of a checkpoint's files
 FAMILIES = {
-  'qwen2_5_vl': lambda f: Qwen25VL.from_hf(f.image, f.video, f.config),
-  'qwen3_vl': lambda f: Qwen3VL.from_hf(f.image, f.video, f.config),
-  'internvl': lambda f: InternVL.from_hf(f.image, f.video, f.config),
+  'qwen2_5_vl': _videos(Qwen25VLProcessor),
+  'qwen3_vl': _videos(Qwen3VLProcessor),
+  'internvl': _videos(InternVLProcessor),
   'llava': _pixtral,
-  'llava_onevision': lambda f: Llava.from_hf(f.image, f.texts, f.config),
-  'clip': lambda f: Crop.from_hf(f.image),
-  'dinov2': lambda f: Crop.from_hf(f.image),
-  'dinov2_with_registers': lambda f: Crop.from_hf(f.image),
-  'siglip': lambda f: Square.from_hf(f.image),
-  'siglip_vision_model': lambda f: Square.from_hf(f.image),
+  'llava_onevision': lambda files: LlavaProcessor.from_hf(
+    files.image, files.texts, files.config
+  ),
+  'clip': _tower(Crop),
+  'dinov2': _tower(Crop),
+  'dinov2_with_registers': _tower(Crop),
+  'siglip': _tower(Square),
+  'siglip_vision_model': _tower(Square),
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from data.processors.pixtral import Pixtral, PixtralFacts, patch_grid
+from data.processors.pixtral import PixtralFacts, PixtralProcessor, patch_grid
 from data.records import BadRecord
 
 FACTS = PixtralFacts(longest=128)
@@ -26,7 +26,7 @@ def published(facts):
 
 def check_images(ours, theirs, facts=FACTS):
   """Pixels and sizes of a row of images; they pad, we do not."""
-  prepared = Pixtral(facts).prepare(ours)
+  prepared = PixtralProcessor(facts).prepare(ours)
   want = published(facts)(
     theirs, do_rescale=False, do_normalize=False, return_tensors='np'
   )
@@ -107,7 +107,7 @@ def test_prompts_equal_the_published_ones(picture, written, monkeypatch):
     image_break_token='[IMG_BREAK]', image_end_token='[IMG_END]',
   )  # fmt: skip
   for size, grid in (((60, 90), (64, 96)), ((16, 16), (16, 16))):
-    (expansion,) = Pixtral(FACTS).prepare([picture(*size)]).expansions
+    (expansion,) = PixtralProcessor(FACTS).prepare([picture(*size)]).expansions
     replace = module.PixtralProcessor.replace_image_token
     want = replace(theirs, {'image_sizes': [grid]}, 0)
     assert written(expansion, '[IMG]') == want
@@ -116,7 +116,7 @@ def test_prompts_equal_the_published_ones(picture, written, monkeypatch):
 
 def test_videos_and_thin_images_are_refused(picture):
   with pytest.raises(BadRecord, match='a video, expected images'):
-    Pixtral(FACTS).prepare([[picture(9, 9)]])
+    PixtralProcessor(FACTS).prepare([[picture(9, 9)]])
   with pytest.raises(BadRecord, match='too thin: .* it is 0 x 128 pixels'):
-    Pixtral(FACTS).prepare([picture(1, 300)])
-  assert len(Pixtral(FACTS).prepare([]).pixels) == 0
+    PixtralProcessor(FACTS).prepare([picture(1, 300)])
+  assert len(PixtralProcessor(FACTS).prepare([]).pixels) == 0

@@ -16,11 +16,12 @@ from PIL import Image
 
 from data.frames import Frames
 from data.processors import slots
-from data.processors.qwen2_5_vl import Qwen25VL, plan_row_windows
-from data.processors.qwen3_vl import Qwen3VL
+from data.processors.qwen2_5_vl import Qwen25VLProcessor, plan_row_windows
+from data.processors.qwen3_vl import Qwen3VLProcessor
 from data.processors.qwen_vl import Budget, cut_patches, smart_resize
 from data.records import BadRecord
 from vlm.models import mrope
+from vlm.models.qwen2_5_vision import Qwen25VisionConfig
 from vlm.models.windows import WindowLayout, count_tokens
 
 SIZES = [(63, 65), (1, 1), (37, 211), (300, 41), (56, 56), (3, 600), (127, 190)]
@@ -56,12 +57,16 @@ def model_file(kind, patch):
 
 def qwen25(video=None, **sizes):
   image = image_file(14, **sizes)
-  return Qwen25VL.from_hf(image, video or image, model_file('qwen2_5_vl', 14))
+  return Qwen25VLProcessor.from_hf(
+    image, video or image, model_file('qwen2_5_vl', 14)
+  )
 
 
 def qwen3(video=None, **sizes):
   image = image_file(16, **sizes)
-  return Qwen3VL.from_hf(image, video or image, model_file('qwen3_vl', 16))
+  return Qwen3VLProcessor.from_hf(
+    image, video or image, model_file('qwen3_vl', 16)
+  )
 
 
 def published_image(processor):
@@ -458,7 +463,19 @@ def test_facts_that_differ_from_the_model_are_refused():
   ):
     with pytest.raises(ValueError, match=message):
       file = image_file(14) | change
-      Qwen25VL.from_hf(file, file, model_file('qwen2_5_vl', 14))
+      Qwen25VLProcessor.from_hf(file, file, model_file('qwen2_5_vl', 14))
+
+
+def test_without_files_the_settings_are_the_published_ones(picture):
+  processor = Qwen25VLProcessor.of_tower(Qwen25VisionConfig())
+  file = image_file(14, low=3136, high=12845056)
+  model = model_file('qwen2_5_vl', 14)
+  assert processor.facts == Qwen25VLProcessor.from_hf(file, file, model).facts
+  (span,) = processor.prepare([picture(280, 420)]).expansions[0].spans
+  assert (span.h, span.w) == (10, 15)
+  processor = Qwen3VLProcessor.of_facts()
+  (span,) = processor.prepare([picture(320, 480)]).expansions[0].spans
+  assert (span.h, span.w) == (10, 15)
 
 
 def test_a_processor_travels_to_workers(picture):

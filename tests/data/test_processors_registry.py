@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import transformers
 
-from data.processors.internvl import InternVL, InternVLFacts
-from data.processors.llava import Llava
-from data.processors.pixtral import Pixtral, PixtralFacts
-from data.processors.qwen2_5_vl import Qwen25VL
-from data.processors.qwen3_vl import Qwen3VL
+from data.processors.internvl import InternVLFacts, InternVLProcessor
+from data.processors.llava import LlavaProcessor
+from data.processors.pixtral import PixtralFacts, PixtralProcessor
+from data.processors.qwen2_5_vl import Qwen25VLProcessor
+from data.processors.qwen3_vl import Qwen3VLProcessor
 from data.processors.qwen_vl import Budget
 from data.processors.registry import processor_from_hf
 from data.processors.towers import Crop, Square
@@ -67,7 +67,7 @@ def qwen25_config():
 def test_qwen25_reads_its_own_files(tmp_path):
   image = qwen_image(14, min_pixels=3136, max_pixels=12845056)
   processor = processor_from_hf(write(tmp_path, qwen25_config(), image))
-  assert isinstance(processor, Qwen25VL)
+  assert isinstance(processor, Qwen25VLProcessor)
   assert processor.facts.pixels == Budget(3136, 12845056)
   # Without a file of their own, videos are held to the budget of images.
   assert processor.facts.video.pixels == processor.facts.pixels
@@ -88,7 +88,7 @@ def test_qwen3_reads_its_own_files(tmp_path):
     text_config=DECODER, vision_config=dict(depth=1, hidden_size=32)
   )
   processor = processor_from_hf(write(tmp_path, config, image, video))
-  assert isinstance(processor, Qwen3VL)
+  assert isinstance(processor, Qwen3VLProcessor)
   assert processor.facts.pixels == Budget(65536, 16777216)
   clip = processor.facts.video
   assert clip.pixels == Budget(4096, 25165824)
@@ -105,14 +105,16 @@ def test_internvl_and_pixtral_and_llava_read_their_own_files(tmp_path):
     size={'height': 56, 'width': 56}, max_patches=6,
   )  # fmt: skip
   processor = processor_from_hf(write(tmp_path / 'a', config, image))
-  assert processor == InternVL(InternVLFacts(56, side=2, fewest=1, most=6))
+  assert processor == InternVLProcessor(
+    InternVLFacts(56, side=2, fewest=1, most=6)
+  )
   config = transformers.LlavaConfig(
     vision_config=dict(model_type='pixtral', patch_size=16),
     text_config=DECODER | {'model_type': 'mistral'},
   )
   image = published('pixtral', 'pixtral', 'PixtralImageProcessorPil')
   processor = processor_from_hf(write(tmp_path / 'b', config, image))
-  assert processor == Pixtral(PixtralFacts())
+  assert processor == PixtralProcessor(PixtralFacts())
   config = transformers.LlavaOnevisionConfig(
     vision_config=dict(
       model_type='siglip_vision_model', image_size=32, patch_size=8
@@ -126,7 +128,7 @@ def test_internvl_and_pixtral_and_llava_read_their_own_files(tmp_path):
     image_std=[0.5] * 3, image_grid_pinpoints=[[32, 64], [64, 32]],
   )  # fmt: skip
   processor = processor_from_hf(write(tmp_path / 'c', config, image))
-  assert isinstance(processor, Llava)
+  assert isinstance(processor, LlavaProcessor)
   assert processor.layout.resolutions == ((32, 64), (64, 32))
   assert processor.background == (127, 127, 127)
 
@@ -218,8 +220,8 @@ def test_unknown_families_and_missing_files_are_named(tmp_path):
 
 def test_every_processor_travels_to_workers(picture):
   for processor in (
-    InternVL(InternVLFacts(56, 2)),
-    Pixtral(PixtralFacts()),
+    InternVLProcessor(InternVLFacts(56, 2)),
+    PixtralProcessor(PixtralFacts()),
     Crop(8, 8),
   ):
     assert pickle.loads(pickle.dumps(processor)) == processor

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from data import image as images
 from data import pack
 from data.frames import Frames
-from data.processors.internvl import InternVL, InternVLFacts, tile_grid
-from data.processors.llava import Llava
+from data.processors.internvl import InternVLFacts, InternVLProcessor, tile_grid
+from data.processors.llava import LlavaProcessor
 from data.records import BadRecord
 from vlm.models import plan
 
@@ -35,7 +35,7 @@ def published_internvl(fewest=1, most=12, tile=TILE):
 
 
 def check_images(ours, theirs, facts=FACTS):
-  prepared = InternVL(facts).prepare(ours)
+  prepared = InternVLProcessor(facts).prepare(ours)
   want = published_internvl(facts.fewest, facts.most)(
     theirs, do_rescale=False, do_normalize=False, return_tensors='np'
   )
@@ -108,7 +108,9 @@ def test_tile_counts_of_common_sizes(size, tiles):
 
 def test_the_plan_places_tokens_on_the_canvas(picture):
   """Loops over views, tiles and tokens; a thumbnail is a view of its own."""
-  prepared = InternVL(FACTS).prepare([picture(50, 100), picture(90, 90)])
+  prepared = InternVLProcessor(FACTS).prepare(
+    [picture(50, 100), picture(90, 90)]
+  )
   want, view = [], 0
   for size in ((50, 100), (90, 90)):
     rows, columns = tile_grid(*size, FACTS)
@@ -127,7 +129,7 @@ def test_the_plan_places_tokens_on_the_canvas(picture):
 
 
 def test_internvl_fits_the_row_of_a_batch(picture):
-  prepared = InternVL(FACTS).prepare([picture(50, 100)])
+  prepared = InternVLProcessor(FACTS).prepare([picture(50, 100)])
   count = sum(prepared.expansions[0].counts)
   spec = pack.RowSpec(
     seq_len=20, tiles=5, visual=20, tile_tokens=4, image_size=TILE,
@@ -141,23 +143,21 @@ def test_internvl_fits_the_row_of_a_batch(picture):
 
 @pytest.mark.parity
 def test_prompts_of_internvl_equal_the_published_ones(picture, written):
-  from transformers.models.internvl.processing_internvl import (
-    InternVLProcessor,
-  )
+  from transformers.models.internvl import processing_internvl
 
   theirs = types.SimpleNamespace(
     start_image_token='<img>', end_image_token='</img>',
     image_token='<IMG_CONTEXT>', image_seq_length=4,
   )  # fmt: skip
   video = [picture(40, 70, seed=n) for n in range(3)]
-  prepared = InternVL(FACTS).prepare([picture(50, 100), video])
+  prepared = InternVLProcessor(FACTS).prepare([picture(50, 100), video])
   still, clip = prepared.expansions
-  replace = InternVLProcessor.replace_image_token
-  want = replace(theirs, {'num_patches': [3]}, 0)
+  published = processing_internvl.InternVLProcessor
+  want = published.replace_image_token(theirs, {'num_patches': [3]}, 0)
   assert written(still, '<IMG_CONTEXT>') == want
   assert still.replaces == '<IMG_CONTEXT>'
   frames = {'pixel_values_videos': [np.zeros((3, 1))]}
-  want = InternVLProcessor.replace_video_token(theirs, frames, 0)
+  want = published.replace_video_token(theirs, frames, 0)
   assert written(clip, '<IMG_CONTEXT>') == want
   assert clip.replaces == '<video>'
   frames = np.concatenate([images.fit_square(f, TILE) for f in video])
@@ -166,7 +166,7 @@ def test_prompts_of_internvl_equal_the_published_ones(picture, written):
 
 def test_llava_is_the_row_it_always_was(picture):
   items = [picture(70, 150), [picture(30, 40, seed=n) for n in range(3)]]
-  prepared = Llava(LAYOUT).prepare(items)
+  prepared = LlavaProcessor(LAYOUT).prepare(items)
   row = images.prepare_row(items, LAYOUT)
   laid = plan.plan_row(LAYOUT, row.visuals)
   np.testing.assert_array_equal(prepared.pixels, row.tiles)
@@ -201,11 +201,13 @@ def test_llava_opens_odd_pictures_as_published(odd_pictures, upright):
       return_tensors='np',
     )
     pixels = np.moveaxis(want['pixel_values'][0], 1, -1)
-    got = Llava(LAYOUT).prepare([encoded])
+    got = LlavaProcessor(LAYOUT).prepare([encoded])
     np.testing.assert_array_equal(got.pixels, pixels)
 
 
-@pytest.mark.parametrize('processor', [InternVL(FACTS), Llava(LAYOUT)])
+@pytest.mark.parametrize(
+  'processor', [InternVLProcessor(FACTS), LlavaProcessor(LAYOUT)]
+)
 def test_frames_are_tiles_and_empty_rows_are_empty(processor, picture):
   tile = processor.prepare([]).pixels.shape[1]
   video = Frames((picture(40, 70), picture(40, 70)), (0.0, 0.5), 2.0)

@@ -13,8 +13,8 @@ from data import frames as sampling
 from data import image as images
 from data import video
 from data.frames import as_frames
-from data.processors.internvl import InternVL, InternVLFacts
-from data.processors.qwen2_5_vl import Qwen25VL, plan_row_windows
+from data.processors.internvl import InternVLFacts, InternVLProcessor
+from data.processors.qwen2_5_vl import Qwen25VLProcessor, plan_row_windows
 from data.processors.qwen_vl import Budget, QwenVLFacts, VideoFacts
 from data.records import BadRecord
 from vlm.models import plan
@@ -44,7 +44,7 @@ def evenly(count):
 def qwen(most=28 * 28 * 60):
   clip = VideoFacts(Budget(28 * 28 * 4, most), max_tokens=128_000)
   facts = QwenVLFacts(Budget(3136, most), clip)
-  return Qwen25VL(facts, lambda g: plan_row_windows(g, WindowLayout()))
+  return Qwen25VLProcessor(facts, lambda g: plan_row_windows(g, WindowLayout()))
 
 
 def record(path, levels, codec='mpeg4', container=None, **options):
@@ -141,7 +141,7 @@ def test_only_what_leads_to_the_sampled_frames_is_decoded(clips, monkeypatch):
 
 
 def test_resizing_while_reading_gives_the_same_pixels(clips):
-  for processor in (qwen(), InternVL(InternVLFacts(56, 2))):
+  for processor in (qwen(), InternVLProcessor(InternVLFacts(56, 2))):
     whole = video.read_video(clips['bikes'], evenly(6))
     small = video.read_video(clips['bikes'], evenly(6), processor.frame_size)
     assert whole[0].size == (640, 272) and small[0].size < whole[0].size

@@ -11,7 +11,7 @@ from PIL import Image
 from data.frames import Frames
 from data.processors import facts as published
 from data.processors.items import open_items
-from data.processors.slots import Grid, Planner, fill_slots, plan_in_order
+from data.processors.slots import Grid, fill_slots, plan_in_order
 from data.records import BadRecord
 from data.visual import Expansion, Prepared
 
@@ -101,11 +101,9 @@ class PixtralProcessor:
 
   Attributes:
     facts: the checkpoint's.
-    plan: lays the grids of a row out in slots.
   """
 
   facts: PixtralFacts
-  plan: Planner = plan_in_order
 
   @classmethod
   def from_hf(cls, image, texts, config) -> 'PixtralProcessor':
@@ -132,7 +130,7 @@ class PixtralProcessor:
       parts.append(cut_patches(item, self.facts))
       grids.append((1, *patch_grid(item.height, item.width, self.facts)))
       expansions.append(self._expand(grids[-1]))
-    pixels, plan = fill_slots(np.concatenate(parts), self.plan(grids))
+    pixels, plan = fill_slots(np.concatenate(parts), plan_in_order(grids))
     return Prepared(pixels, plan, tuple(expansions))
 
   def _expand(self, grid: Grid) -> Expansion:

@@ -1,7 +1,6 @@
 """Videos of Qwen2.5-VL (arXiv 2502.13923): time is told by positions."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,9 +31,11 @@ class Qwen25VLProcessor(QwenVL):
   """Qwen2.5-VL: the time between frames is told by their positions.
 
   Attributes:
+    layout: what decides the windows of its tower.
     tokens_per_second: positions in a second.
   """
 
+  layout: windows.WindowLayout
   tokens_per_second: int | float = 2
 
   @classmethod
@@ -48,8 +49,12 @@ class Qwen25VLProcessor(QwenVL):
     cls, vision: Qwen25VisionConfig, facts: QwenVLFacts = PUBLISHED
   ) -> 'Qwen25VLProcessor':
     """The processor of a tower, with the published settings."""
-    plan = functools.partial(plan_row_windows, layout=vision.layout)
-    return cls(facts.of_tower(vision), plan, vision.tokens_per_second)
+    return cls(facts.of_tower(vision), vision.layout, vision.tokens_per_second)
+
+  def plan(self, grids: Sequence[Grid]) -> dict[str, np.ndarray]:
+    """`windows.plan_windows` in as many windows as the row needs."""
+    needed = windows.count_windows(grids, self.layout)
+    return windows.plan_windows(grids, self.layout, needed)
 
   def sample(self, total: int, fps: float) -> np.ndarray:
     """Frames at the published rate, a whole number of patches."""
@@ -75,11 +80,3 @@ class Qwen25VLProcessor(QwenVL):
     return Expansion(
       pad, pad, (Span(t, h, w, self.tokens_per_second * seconds),)
     )
-
-
-def plan_row_windows(
-  grids: Sequence[Grid], layout: windows.WindowLayout
-) -> dict[str, np.ndarray]:
-  """`windows.plan_windows` in as many windows as the row needs."""
-  needed = windows.count_windows(grids, layout)
-  return windows.plan_windows(grids, layout, needed)

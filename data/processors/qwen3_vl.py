@@ -1,7 +1,7 @@
 """Videos of Qwen3-VL (arXiv 2511.21631): time is written into the prompt."""
 
 import dataclasses
-import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from data.processors.qwen_vl import (
   VideoFacts,
   smart_resize,
 )
-from data.processors.slots import plan_in_order
+from data.processors.slots import Grid, plan_in_order
 from data.records import BadRecord
 from data.visual import Expansion
 from vlm.models.mrope import Span
@@ -39,12 +39,11 @@ class Qwen3VLProcessor(QwenVL):
   @classmethod
   def from_hf(cls, image, video, config) -> 'Qwen3VLProcessor':
     """See `QwenVLFacts.from_hf`."""
-    return cls.of_facts(QwenVLFacts.from_hf(image, video, config))
+    return cls(QwenVLFacts.from_hf(image, video, config))
 
-  @classmethod
-  def of_facts(cls, facts: QwenVLFacts = PUBLISHED) -> 'Qwen3VLProcessor':
-    """The processor with the published settings, or others."""
-    return cls(facts, functools.partial(plan_in_order, merge=facts.merge))
+  def plan(self, grids: Sequence[Grid]) -> dict[str, np.ndarray]:
+    """Patches in their published order."""
+    return plan_in_order(grids, self.facts.merge)
 
   def sample(self, total: int, fps: float) -> np.ndarray:
     """Frames at the published rate, first and last included."""

@@ -17,11 +17,7 @@ from PIL import Image
 from data.frames import Frames
 from data.processors import facts as published
 from data.processors.items import open_items
-from data.processors.slots import (
-  Grid,
-  Planner,
-  fill_slots,
-)
+from data.processors.slots import Grid, fill_slots
 from data.records import BadRecord
 from data.visual import Expansion, Prepared
 from vlm.models.mrope import Span
@@ -198,13 +194,18 @@ def cut_patches(frames: np.ndarray, facts: QwenVLFacts) -> np.ndarray:
 class QwenVL:
   """What both generations do alike; see `data.visual.Processor`.
 
+  A generation says how the patches of a row lie in slots (`plan`), how large
+  its frames become (`frame_size`) and what stands for a video.
+
   Attributes:
     facts: the checkpoint's.
-    plan: lays the grids of a row out in slots.
   """
 
   facts: QwenVLFacts
-  plan: Planner
+
+  def plan(self, grids: Sequence[Grid]) -> dict[str, np.ndarray]:
+    """The plan of a row, in just enough slots; see `slots.fill_slots`."""
+    raise NotImplementedError
 
   def prepare(self, items: Sequence[Any]) -> Prepared:
     """Patches in their slots, the plan's arrays, and expansions.

@@ -4,13 +4,11 @@ A plan says what fills the slots. `plan_in_order` is that of a tower without
 windows; `vlm.models.windows` has that of a tower with windows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 Grid = tuple[int, int, int]  # frames, rows and columns of patches
-# Grids of a row's images and videos -> its plan, in just enough slots.
-Planner = Callable[[Sequence[Grid]], dict[str, np.ndarray]]
 
 
 def plan_in_order(

@@ -16,13 +16,18 @@ from PIL import Image
 
 from data.frames import Frames
 from data.processors import slots
-from data.processors.qwen2_5_vl import Qwen25VLProcessor, plan_row_windows
-from data.processors.qwen3_vl import Qwen3VLProcessor
+from data.processors.qwen2_5_vl import Qwen25VLProcessor
+from data.processors.qwen3_vl import PUBLISHED, Qwen3VLProcessor
 from data.processors.qwen_vl import Budget, cut_patches, smart_resize
 from data.records import BadRecord
 from vlm.models import mrope
 from vlm.models.qwen2_5_vision import Qwen25VisionConfig
-from vlm.models.windows import WindowLayout, count_tokens
+from vlm.models.windows import (
+  WindowLayout,
+  count_tokens,
+  count_windows,
+  plan_windows,
+)
 
 SIZES = [(63, 65), (1, 1), (37, 211), (300, 41), (56, 56), (3, 600), (127, 190)]
 CLIP = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
@@ -225,7 +230,7 @@ def test_windows_and_order_are_those_of_the_tower(picture):
   prepared = processor.prepare([picture(300, 170), picture(57, 90)])
   spans = [e.spans[0] for e in prepared.expansions]
   grids = [(s.t, s.h * 2, s.w * 2) for s in spans]
-  plan = plan_row_windows(grids, layout)
+  plan = plan_windows(grids, layout, count_windows(grids, layout))
   assert 'source' in plan and 'source' not in prepared.plan
   for key, value in prepared.plan.items():
     np.testing.assert_array_equal(value, plan[key])
@@ -407,6 +412,24 @@ def test_prompts_equal_the_published_ones(picture, written, count):
     assert written(second, '<|image_pad|>') == want
 
 
+@pytest.mark.parity
+def test_qwen3_replaces_the_brackets_of_the_template(picture, written):
+  """transformers 5.23 writes all pairs of frames inside one more pair."""
+  from transformers.models.qwen3_vl import processing_qwen3_vl
+
+  theirs = types.SimpleNamespace(
+    all_special_multimodal_tokens=['<|video_pad|>'],
+    video_token='<|video_pad|>',
+  )
+  (expansion,) = qwen3().prepare([clip_of(picture, 4)]).expansions
+  prompt = f'user\n{expansion.replaces}What is this?'
+  ours = written(expansion, '<|video_pad|>')
+  write = processing_qwen3_vl.Qwen3VLProcessor.get_text_with_replacements
+  (text,), _ = write(theirs, [prompt], [], [ours], [])
+  around = f'<|vision_start|>{ours}<|vision_end|>'
+  assert text == prompt.replace(expansion.replaces, around)
+
+
 def test_a_video_is_one_span_with_its_interval_or_one_span_per_pair(picture):
   video = clip_of(picture, 5, fps=4.0)
   (first,) = qwen25().prepare([video]).expansions
@@ -473,7 +496,7 @@ def test_without_files_the_settings_are_the_published_ones(picture):
   assert processor.facts == Qwen25VLProcessor.from_hf(file, file, model).facts
   (span,) = processor.prepare([picture(280, 420)]).expansions[0].spans
   assert (span.h, span.w) == (10, 15)
-  processor = Qwen3VLProcessor.of_facts()
+  processor = Qwen3VLProcessor(PUBLISHED)
   (span,) = processor.prepare([picture(320, 480)]).expansions[0].spans
   assert (span.h, span.w) == (10, 15)
 

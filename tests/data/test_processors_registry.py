@@ -72,7 +72,7 @@ def test_qwen25_reads_its_own_files(tmp_path):
   # Without a file of their own, videos are held to the budget of images.
   assert processor.facts.video.pixels == processor.facts.pixels
   assert processor.tokens_per_second == 4
-  assert processor.plan.keywords['layout'].window == 56
+  assert processor.layout.window == 56
 
 
 def test_qwen3_reads_its_own_files(tmp_path):

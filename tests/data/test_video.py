@@ -14,7 +14,7 @@ from data import image as images
 from data import video
 from data.frames import as_frames
 from data.processors.internvl import InternVLFacts, InternVLProcessor
-from data.processors.qwen2_5_vl import Qwen25VLProcessor, plan_row_windows
+from data.processors.qwen2_5_vl import Qwen25VLProcessor
 from data.processors.qwen_vl import Budget, QwenVLFacts, VideoFacts
 from data.records import BadRecord
 from vlm.models import plan
@@ -44,7 +44,7 @@ def evenly(count):
 def qwen(most=28 * 28 * 60):
   clip = VideoFacts(Budget(28 * 28 * 4, most), max_tokens=128_000)
   facts = QwenVLFacts(Budget(3136, most), clip)
-  return Qwen25VLProcessor(facts, lambda g: plan_row_windows(g, WindowLayout()))
+  return Qwen25VLProcessor(facts, WindowLayout())
 
 
 def record(path, levels, codec='mpeg4', container=None, **options):

@@ -19,6 +19,9 @@ from data.processors.registry import processor_from_hf
 from data.processors.towers import Crop, Square
 
 SIZES = [(63, 65), (1, 1), (37, 211), (300, 41), (224, 224), (3, 60)]
+IMAGENET = dict(
+  image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225]
+)
 DECODER = dict(
   vocab_size=99, hidden_size=48, intermediate_size=64, num_hidden_layers=1,
   num_attention_heads=4, num_key_value_heads=2,
@@ -85,7 +88,7 @@ def test_qwen3_reads_its_own_files(tmp_path):
     'fps': 4,
   }
   config = transformers.Qwen3VLConfig(
-    text_config=DECODER, vision_config=dict(depth=1, hidden_size=32)
+    text_config=DECODER, vision_config=dict(hidden_size=32)
   )
   processor = processor_from_hf(write(tmp_path, config, image, video))
   assert isinstance(processor, Qwen3VLProcessor)
@@ -102,7 +105,7 @@ def test_internvl_and_pixtral_and_llava_read_their_own_files(tmp_path):
   )
   image = published(
     'got_ocr2', 'got_ocr2', 'GotOcr2ImageProcessorPil',
-    size={'height': 56, 'width': 56}, max_patches=6,
+    size={'height': 56, 'width': 56}, max_patches=6, **IMAGENET,
   )  # fmt: skip
   processor = processor_from_hf(write(tmp_path / 'a', config, image))
   assert processor == InternVLProcessor(
@@ -111,6 +114,8 @@ def test_internvl_and_pixtral_and_llava_read_their_own_files(tmp_path):
   config = transformers.LlavaConfig(
     vision_config=dict(model_type='pixtral', patch_size=16),
     text_config=DECODER | {'model_type': 'mistral'},
+    vision_feature_layer=-1,
+    vision_feature_select_strategy='full',
   )
   image = published('pixtral', 'pixtral', 'PixtralImageProcessorPil')
   processor = processor_from_hf(write(tmp_path / 'b', config, image))
@@ -152,8 +157,7 @@ TOWERS = {
   'clip': ('clip', 'clip', 'CLIPImageProcessorPil', {}),
   'dinov2': (
     'bit', 'bit', 'BitImageProcessorPil',
-    dict(size={'shortest_edge': 256}, image_mean=[0.485, 0.456, 0.406],
-         image_std=[0.229, 0.224, 0.225]),
+    dict(size={'shortest_edge': 256}, **IMAGENET),
   ),
   'siglip_vision_model': ('siglip', 'siglip', 'SiglipImageProcessorPil', {}),
 }  # fmt: skip

@@ -113,7 +113,7 @@ def test_internvl_and_pixtral_and_llava_read_their_own_files(tmp_path):
   )
   config = transformers.LlavaConfig(
     vision_config=dict(model_type='pixtral', patch_size=16),
-    text_config=DECODER | {'model_type': 'mistral'},
+    text_config=DECODER | {'model_type': 'mistral', 'sliding_window': None},
     vision_feature_layer=-1,
     vision_feature_select_strategy='full',
   )

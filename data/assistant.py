@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from data import pack, processors
+from data import pack
 from data.chat import Chat, load_chat
 from data.examples import Encoder, left_padded
+from data.processors.registry import processor_of
 from vlm.convert.reader import load_params
 from vlm.models import registry
 from vlm.models.functional import Params, Runtime
@@ -101,7 +102,7 @@ class Assistant:
     return self.chat.decode(np.asarray(out)[0].tolist()).strip()
 
   def _prompt(self, example: dict[str, Any]) -> dict[str, Any]:
-    processor = processors.of_model(self.model.config)
+    processor = processor_of(self.model.config)
     sample = Encoder(self.chat, processor).prompt(example)
     tokens, units, visual = pack.sample_size(sample)
     rounded = lambda size: size + -size % BUCKET

@@ -24,7 +24,7 @@ from vlm.models import plan
 MAX_PIXELS = 100_000_000
 
 # What Pillow raises on damaged files, apart from its own subclasses of OSError.
-_DAMAGE = (
+DAMAGE = (
   OSError,
   SyntaxError,
   ValueError,
@@ -71,7 +71,7 @@ def open_image(source: Any) -> Image.Image:
       return _decode(opened, name)
   except BadRecord:
     raise
-  except _DAMAGE as error:
+  except DAMAGE as error:
     raise BadRecord('corrupt image', f'{name}: {error}') from error
 
 
@@ -84,15 +84,23 @@ def fit_square(image: Image.Image, side: int) -> np.ndarray:
   return np.asarray(_resize(image, side, side))[None]
 
 
-def centre_crop(image: Image.Image, side: int) -> np.ndarray:
-  """Resizes the shorter edge to `side` and crops the middle (CLIP).
+def centre_crop(
+  image: Image.Image, side: int, edge: int | None = None
+) -> np.ndarray:
+  """Resizes the shorter edge and crops the middle (CLIP, DINOv2).
+
+  Args:
+    image: upright RGB.
+    side: of the crop, pixels.
+    edge: of the shorter edge before the crop, at least `side`, its default.
 
   Returns:
     uint8 [1, side, side, 3].
   """
   width, height = image.size
-  longer = int(side * max(width, height) / min(width, height))
-  width, height = (side, longer) if width <= height else (longer, side)
+  edge = edge or side
+  longer = int(edge * max(width, height) / min(width, height))
+  width, height = (edge, longer) if width <= height else (longer, edge)
   left, top = (width - side) // 2, (height - side) // 2
   pixels = np.asarray(_resize(image, height, width))
   return pixels[None, top : top + side, left : left + side]

@@ -1,82 +1,234 @@
-"""From a video to the frames a model sees."""
+"""From a video file to the frames a model sees.
+
+Only sampled frames are decoded, plus what lies between them and the keyframe
+before; frames may be resized while they are read, so that memory grows neither
+with the length of a video nor with its resolution.
+"""
+
+import contextlib
+import dataclasses
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+from etils import epath
 from PIL import Image
 
+from data import image as images
+from data.frames import UNKNOWN_FPS, Frames
 from data.records import BadRecord
 
-
-def sample_uniform(total: int, frames: int) -> np.ndarray:
-  """Indices of `frames` frames spread evenly, first and last included.
-
-  A video with fewer frames gives each of them once; one asked for a single
-  frame gives the first.
-
-  Args:
-    total: frames in the video.
-    frames: frames wanted, at least one.
-
-  Returns:
-    int [min(total, frames)], increasing.
-  """
-  if frames < 1 or total < 1:
-    raise ValueError(
-      f'cannot sample {frames} frames of a video of {total}; both must be at '
-      'least 1'
-    )
-  if total <= frames:
-    return np.arange(total)
-  return np.linspace(0, total - 1, frames).astype(int)
+# (frames in the video, its frames per second) -> numbers of the frames wanted.
+Sampler = Callable[[int, float], np.ndarray]
+# (sampled frames, height, width) -> height and width a model wants.
+FrameSize = Callable[[int, int, int], tuple[int, int]]
 
 
-def read_frames(path: str, frames: int) -> list[Image.Image]:
-  """Reads evenly spread frames of a video file.
+def read_video(
+  source: Any, sample: Sampler, frame_size: FrameSize | None = None
+) -> Frames:
+  """Reads sampled frames of a video file or an animated GIF, PNG or WebP.
 
-  Decodes from the start and keeps the sampled frames only, so that memory
-  does not grow with the length. The count in the container is not trusted:
-  a first pass counts packets without decoding.
+  Frames are upright (the display matrix is applied). The count in the header is
+  not trusted: packets are counted first, without decoding.
 
   Args:
-    path: local file.
-    frames: frames wanted.
-
-  Returns:
-    RGB images, in order of time.
+    source: path (local or gs://) or encoded bytes.
+    sample: which frames, for example
+      `lambda total, fps: sample_uniform(total, 32)`, or a processor's `sample`;
+      increasing.
+    frame_size: a processor's `frame_size`; frames are then resized as they are
+      read, to the pixels the processor would have made of them.
 
   Raises:
-    BadRecord: 'missing image' or 'corrupt image', naming the file.
+    BadRecord: 'missing image', 'corrupt image' or 'wrong type', naming the
+      file.
   """
+  name = 'encoded bytes' if isinstance(source, bytes) else str(source)
+  with _open(source, name) as file:
+    head = file.read(12)
+    file.seek(0)
+    if not head:
+      raise BadRecord('corrupt image', f'{name}: empty')
+    read = _read_animation if _is_animation(head) else _read_stream
+    return read(file, name, sample, frame_size)
+
+
+@contextlib.contextmanager
+def _open(source: Any, name: str) -> Iterator[Any]:
+  if isinstance(source, bytes):
+    yield io.BytesIO(source)
+    return
+  try:
+    file = epath.Path(source).open('rb')
+  except TypeError as error:
+    raise BadRecord(
+      'wrong type', f'video is {type(source).__name__}, expected a path'
+    ) from error
+  except (FileNotFoundError, IsADirectoryError) as error:
+    raise BadRecord('missing image', f'{name} does not exist') from error
+  with file:
+    yield file
+
+
+def _is_animation(head: bytes) -> bool:
+  # ffmpeg reads GIF without its durations, and animated WebP not at all.
+  webp = head[:4] == b'RIFF' and head[8:12] == b'WEBP'
+  return webp or head[:4] in (b'GIF8', b'\x89PNG')
+
+
+def _read_animation(file, name: str, sample: Sampler, frame_size) -> Frames:
+  try:
+    with Image.open(file) as animation:
+      total = getattr(animation, 'n_frames', 1)
+      milliseconds = 0.0
+      for number in range(total):
+        animation.seek(number)
+        animation.load()  # a WebP knows the duration only then
+        # Viewers show frames without a duration for a tenth of a second.
+        milliseconds += animation.info.get('duration') or 100
+      fps = 1000 * total / milliseconds
+      wanted = [int(number) for number in sample(total, fps)]
+      found = []
+      for number in wanted:
+        animation.seek(number)
+        picture = images.open_image(animation)
+        found.append(_fitted(picture, len(wanted), frame_size))
+  except BadRecord as error:
+    raise BadRecord(error.reason, f'{name}: {error.detail}') from error
+  except images.DAMAGE as error:
+    raise BadRecord('corrupt image', f'{name}: {error}') from error
+  return _timed(found, wanted, total, fps)
+
+
+def _read_stream(file, name: str, sample: Sampler, frame_size) -> Frames:
   import av  # only readers of video files need the extra
 
   try:
-    with av.open(path) as container:
-      stream = _video_stream(container, path)
-      total = sum(packet.size > 0 for packet in container.demux(stream))
-    wanted = set(sample_uniform(total, frames).tolist()) if total else set()
-    with av.open(path) as container:
-      stream = _video_stream(container, path)
-      # Threads inside a data worker have deadlocked (PyAV 1849, 1861).
-      stream.thread_type = 'NONE'
-      found = [
-        frame.to_image()
-        for number, frame in enumerate(container.decode(stream))
-        if number in wanted
-      ]
-  except FileNotFoundError as error:
-    raise BadRecord('missing image', f'{path} does not exist') from error
-  except BadRecord:
-    raise
+    index = _read_index(file, name)
+    total = len(index.pts)
+    if not total:
+      raise BadRecord('corrupt image', f'{name}: no video frame')
+    wanted = [int(number) for number in sample(total, index.fps)]
+    try:
+      found = list(_seek_frames(file, name, index, wanted, frame_size))
+    except _Unseekable:
+      found = list(_count_frames(file, name, wanted, frame_size))
   except (av.error.FFmpegError, OSError, ValueError) as error:
-    raise BadRecord('corrupt image', f'{path}: {error}') from error
-  if not wanted or len(found) < len(wanted):
+    if isinstance(error, BadRecord):
+      raise
+    raise BadRecord('corrupt image', f'{name}: {error}') from error
+  if len(found) < len(wanted):
     raise BadRecord(
       'corrupt image',
-      f'{path}: {len(found)} of {len(wanted)} sampled frames could be decoded',
+      f'{name}: {len(found)} of {len(wanted)} sampled frames could be decoded',
     )
-  return found
+  return _timed(found, wanted, total, index.fps)
 
 
-def _video_stream(container, path: str):
-  if not container.streams.video:
-    raise BadRecord('corrupt image', f'{path} has no video stream')
-  return container.streams.video[0]
+def _timed(found, wanted: list[int], total: int, fps: float) -> Frames:
+  seconds = tuple(number / fps for number in wanted)
+  return Frames(tuple(found), seconds, len(wanted) / total * fps)
+
+
+def _fitted(picture: Image.Image, frames: int, frame_size) -> Image.Image:
+  if frame_size is None:
+    return picture
+  height, width = frame_size(frames, picture.height, picture.width)
+  return picture.resize((width, height), Image.Resampling.BICUBIC)
+
+
+class _Unseekable(Exception):
+  """Frames cannot be found by their time stamps in this container."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Index:
+  """Where frames are, from their packets.
+
+  Attributes:
+    pts: time stamps of all frames, in the order they are shown; those of a
+      container without stamps are all -1.
+    keys: time stamps of the frames at which decoding can start, sorted.
+    fps: average rate.
+  """
+
+  pts: np.ndarray
+  keys: np.ndarray
+  fps: float
+
+
+@contextlib.contextmanager
+def _stream(file, name: str) -> Iterator[tuple[Any, Any]]:
+  import av
+
+  file.seek(0)
+  with av.open(file) as container:
+    if not container.streams.video:
+      raise BadRecord('corrupt image', f'{name} has no video stream')
+    stream = container.streams.video[0]
+    if stream.width * stream.height > images.MAX_PIXELS:
+      raise BadRecord(
+        'corrupt image',
+        f'{name}: frames of {stream.width} x {stream.height} pixels, at most '
+        f'{images.MAX_PIXELS} are read (data.image.MAX_PIXELS)',
+      )
+    # Threads inside a data worker have deadlocked (PyAV 1849, 1861).
+    stream.thread_type = 'NONE'
+    yield container, stream
+
+
+def _read_index(file, name: str) -> _Index:
+  pts, keys = [], []
+  with _stream(file, name) as (container, stream):
+    for packet in container.demux(stream):
+      if packet.size and not packet.is_discard:
+        pts.append(-1 if packet.pts is None else packet.pts)
+        if packet.is_keyframe:
+          keys.append(pts[-1])
+    fps = float(stream.average_rate or UNKNOWN_FPS)
+  return _Index(np.sort(pts), np.sort(keys), fps)
+
+
+def _seek_frames(file, name, index, wanted, frame_size) -> Iterator:
+  """Decodes from the keyframe before each wanted frame, where that is ahead.
+
+  Raises:
+    _Unseekable: the stamps of packets and frames do not agree.
+  """
+  last = None
+  with _stream(file, name) as (container, stream):
+    for number in wanted:
+      target = int(index.pts[number])
+      before = np.searchsorted(index.keys, target, 'right')
+      if not before or len(np.unique(index.pts)) < len(index.pts):
+        raise _Unseekable
+      key = int(index.keys[before - 1])
+      if last is None or key > last:
+        container.seek(key, stream=stream)
+        decoded = container.decode(stream)
+      frame = next((f for f in decoded if (f.pts or 0) >= target), None)
+      if frame is None or frame.pts != target:
+        raise _Unseekable
+      last = target
+      yield _fitted(_upright(frame), len(wanted), frame_size)
+
+
+def _count_frames(file, name, wanted, frame_size) -> Iterator:
+  """Decodes from the start and keeps the wanted frames."""
+  last, chosen = max(wanted), set(wanted)
+  with _stream(file, name) as (container, stream):
+    for number, frame in enumerate(container.decode(stream)):
+      if number in chosen:
+        yield _fitted(_upright(frame), len(wanted), frame_size)
+      if number == last:
+        return
+
+
+def _upright(frame) -> Image.Image:
+  turns = {90: 'ROTATE_90', 180: 'ROTATE_180', 270: 'ROTATE_270'}
+  picture, angle = frame.to_image(), round(frame.rotation) % 360
+  if angle not in turns:
+    return picture
+  return picture.transpose(getattr(Image.Transpose, turns[angle]))

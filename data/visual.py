@@ -57,6 +57,10 @@ class Processor(Protocol):
   def prepare(self, items: Sequence[Any]) -> Prepared:
     """Prepares the images and videos of a row, in the order of its prompt.
 
+    Args:
+      items: for an image what `data.image.open_image` takes; for a video
+        `data.frames.Frames`, or a list of its sampled frames.
+
     Raises:
       BadRecord: an image or video that cannot be shown, and why.
     """

@@ -10,10 +10,11 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from data import assemble, pipeline, processors, records
+from data import assemble, pipeline, records
 from data.chat import Chat
 from data.examples import Encoder
 from data.pack import RowSpec
+from data.processors.registry import processor_of
 from experiments import task as tasks
 from vlm.convert.reader import load_params
 from vlm.models import lora, registry
@@ -99,7 +100,7 @@ def _row_spec(data, facts, seq_len, units, visual) -> RowSpec:
   if not units:
     return RowSpec(seq_len)
   points = {'points': data.points} if data.points else {}
-  return processors.of_model(facts).row(
+  return processor_of(facts).row(
     units,
     seq_len=seq_len,
     visual=visual,
@@ -113,7 +114,7 @@ def prepare(config: ConfigDict) -> Job:
   task = tasks.load(config)
   chat = task.chat()
   model = model_of(config, chat)
-  encoder = Encoder(chat, processors.of_model(model.config))
+  encoder = Encoder(chat, processor_of(model.config))
   return Job(config, task, chat, model, encoder, row_specs(config, model))
 
 

@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from data import image as images
-from data import video
 from data.records import BadRecord
 from vlm.models import plan
 
@@ -221,36 +220,3 @@ def test_a_decompression_bomb_is_refused_before_decoding():
   bomb = header[:12] + chunk + zlib.crc32(chunk).to_bytes(4, 'big')
   with pytest.raises(BadRecord, match='corrupt image'):
     images.open_image(bomb + header[33:])
-
-
-def test_uniform_sampling_keeps_both_ends():
-  assert video.sample_uniform(10, 4).tolist() == [0, 3, 6, 9]
-  assert video.sample_uniform(3, 8).tolist() == [0, 1, 2]
-  assert video.sample_uniform(9, 1).tolist() == [0]
-  with pytest.raises(ValueError, match='0 frames of a video of 5'):
-    video.sample_uniform(5, 0)
-
-
-def test_video_frames_are_read_in_order(tmp_path):
-  av = pytest.importorskip('av')
-  path = tmp_path / 'ramp.mp4'
-  with av.open(str(path), 'w') as container:
-    stream = container.add_stream('mpeg4', rate=10)
-    stream.width, stream.height, stream.pix_fmt = 32, 32, 'yuv420p'
-    for level in range(0, 240, 10):
-      pixels = np.full((32, 32, 3), level, np.uint8)
-      frame = av.VideoFrame.from_ndarray(pixels, 'rgb24')
-      container.mux(stream.encode(frame))
-    container.mux(stream.encode())
-  frames = video.read_frames(str(path), 5)
-  levels = [np.asarray(f).mean() for f in frames]
-  want = video.sample_uniform(24, 5) * 10
-  np.testing.assert_allclose(levels, want, atol=6)
-  row = images.prepare_row([frames], LAYOUT)
-  assert row.visuals == (plan.Clip(5),)
-  assert row.tiles.shape == (5, 64, 64, 3)
-  path.write_bytes(path.read_bytes()[:300])
-  with pytest.raises(BadRecord, match='ramp.mp4'):
-    video.read_frames(str(path), 5)
-  with pytest.raises(BadRecord, match='missing image'):
-    video.read_frames(str(tmp_path / 'none.mp4'), 5)

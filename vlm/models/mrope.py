@@ -42,8 +42,10 @@ def positions(parts: Sequence[int | Span]) -> np.ndarray:
   for part in parts:
     if isinstance(part, Span):
       grid = np.indices((part.t, part.h, part.w)).reshape(3, -1)
-      # Fractions of a position are dropped after scaling, as published.
-      grid[0] = (grid[0] * part.interval).astype(np.int64)
+      # Fractions of a position are dropped after scaling, as published, which
+      # happens in float32: 2.9999999 is 3.
+      times = grid[0].astype(np.float32) * np.float32(part.interval)
+      grid[0] = times.astype(np.int64)
       found.append(start + grid.T)
       start += max(part.h, part.w)
     else:

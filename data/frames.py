@@ -23,11 +23,21 @@ class Frames(Sequence):
     seconds: time of each frame: its number over the video's average rate, as
       the published processors count.
     fps: frames sampled per second of the video.
+    whole: height and width of the video's own frames, where they were resized
+      while they were read.
   """
 
   images: tuple[Image.Image, ...]
   seconds: tuple[float, ...]
   fps: float
+  whole: tuple[int, int] | None = None
+
+  def __post_init__(self):
+    if len(self.seconds) != len(self.images) or self.fps <= 0:
+      raise ValueError(
+        f'{len(self.images)} frames with {len(self.seconds)} times at '
+        f'{self.fps} frames per second, expected a time for each and a rate'
+      )
 
   def __len__(self) -> int:
     return len(self.images)

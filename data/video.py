@@ -46,17 +46,20 @@ def read_video(
       file.
   """
   name = 'encoded bytes' if isinstance(source, bytes) else str(source)
-  with _open(source, name) as file:
-    head = file.read(12)
-    file.seek(0)
-    if not head:
-      raise BadRecord('corrupt image', f'{name}: empty')
-    read = _read_animation if _is_animation(head) else _read_stream
-    return read(file, name, sample, frame_size)
+  try:
+    with _open(source) as file:
+      head = file.read(12)
+      file.seek(0)
+      if not head:
+        raise BadRecord('corrupt image', 'empty')
+      read = _read_animation if _is_animation(head) else _read_stream
+      return read(file, sample, frame_size)
+  except BadRecord as error:
+    raise BadRecord(error.reason, f'{name}: {error.detail}') from error
 
 
 @contextlib.contextmanager
-def _open(source: Any, name: str) -> Iterator[Any]:
+def _open(source: Any) -> Iterator[Any]:
   if isinstance(source, bytes):
     yield io.BytesIO(source)
     return
@@ -67,7 +70,7 @@ def _open(source: Any, name: str) -> Iterator[Any]:
       'wrong type', f'video is {type(source).__name__}, expected a path'
     ) from error
   except (FileNotFoundError, IsADirectoryError) as error:
-    raise BadRecord('missing image', f'{name} does not exist') from error
+    raise BadRecord('missing image', 'does not exist') from error
   with file:
     yield file
 
@@ -78,65 +81,80 @@ def _is_animation(head: bytes) -> bool:
   return webp or head[:4] in (b'GIF8', b'\x89PNG')
 
 
-def _read_animation(file, name: str, sample: Sampler, frame_size) -> Frames:
-  try:
-    with Image.open(file) as animation:
-      total = getattr(animation, 'n_frames', 1)
-      milliseconds = 0.0
-      for number in range(total):
-        animation.seek(number)
-        animation.load()  # a WebP knows the duration only then
-        # Viewers show frames without a duration for a tenth of a second.
-        milliseconds += animation.info.get('duration') or 100
-      fps = 1000 * total / milliseconds
-      wanted = [int(number) for number in sample(total, fps)]
-      found = []
-      for number in wanted:
-        animation.seek(number)
-        picture = images.open_image(animation)
-        found.append(_fitted(picture, len(wanted), frame_size))
-  except BadRecord as error:
-    raise BadRecord(error.reason, f'{name}: {error.detail}') from error
-  except images.DAMAGE as error:
-    raise BadRecord('corrupt image', f'{name}: {error}') from error
-  return _timed(found, wanted, total, fps)
+def _read_animation(file, sample: Sampler, frame_size) -> Frames:
+  with _damage(images.DAMAGE), Image.open(file) as animation:
+    total = getattr(animation, 'n_frames', 1)
+    milliseconds = 0.0
+    for number in range(total):
+      animation.seek(number)
+      animation.load()  # a WebP knows the duration only then
+      # Viewers show frames without a duration for a tenth of a second.
+      milliseconds += animation.info.get('duration') or 100
+  fps = 1000 * total / milliseconds
+  wanted = [int(number) for number in sample(total, fps)]
+  fit, found = _Fit(len(wanted), frame_size), []
+  file.seek(0)
+  with _damage(images.DAMAGE), Image.open(file) as animation:
+    for number in wanted:
+      animation.seek(number)
+      found.append(fit(images.open_image(animation)))
+  return _timed(found, wanted, total, fps, fit)
 
 
-def _read_stream(file, name: str, sample: Sampler, frame_size) -> Frames:
+def _read_stream(file, sample: Sampler, frame_size) -> Frames:
   import av  # only readers of video files need the extra
 
-  try:
-    index = _read_index(file, name)
-    total = len(index.pts)
-    if not total:
-      raise BadRecord('corrupt image', f'{name}: no video frame')
-    wanted = [int(number) for number in sample(total, index.fps)]
+  kinds = av.error.FFmpegError, OSError, ValueError
+  with _damage(kinds):
+    index = _read_index(file)
+  total = len(index.pts)
+  if not total:
+    raise BadRecord('corrupt image', 'no video frame')
+  wanted = [int(number) for number in sample(total, index.fps)]
+  fit = _Fit(len(wanted), frame_size)
+  with _damage(kinds):
     try:
-      found = list(_seek_frames(file, name, index, wanted, frame_size))
+      found = [fit(_upright(f)) for f in _seek_frames(file, index, wanted)]
     except _Unseekable:
-      found = list(_count_frames(file, name, wanted, frame_size))
-  except (av.error.FFmpegError, OSError, ValueError) as error:
-    if isinstance(error, BadRecord):
-      raise
-    raise BadRecord('corrupt image', f'{name}: {error}') from error
+      found = [fit(_upright(f)) for f in _count_frames(file, wanted)]
   if len(found) < len(wanted):
     raise BadRecord(
       'corrupt image',
-      f'{name}: {len(found)} of {len(wanted)} sampled frames could be decoded',
+      f'{len(found)} of {len(wanted)} sampled frames could be decoded',
     )
-  return _timed(found, wanted, total, index.fps)
+  return _timed(found, wanted, total, index.fps, fit)
 
 
-def _timed(found, wanted: list[int], total: int, fps: float) -> Frames:
+@contextlib.contextmanager
+def _damage(kinds: tuple[type[Exception], ...]) -> Iterator[None]:
+  """What decoders raise on damaged files, as a bad record."""
+  try:
+    yield
+  except BadRecord:
+    raise
+  except kinds as error:
+    raise BadRecord('corrupt image', str(error)) from error
+
+
+def _timed(found, wanted: list[int], total: int, fps: float, fit) -> Frames:
   seconds = tuple(number / fps for number in wanted)
-  return Frames(tuple(found), seconds, len(wanted) / total * fps)
+  rate = len(wanted) / total * fps
+  return Frames(tuple(found), seconds, rate, fit.whole)
 
 
-def _fitted(picture: Image.Image, frames: int, frame_size) -> Image.Image:
-  if frame_size is None:
-    return picture
-  height, width = frame_size(frames, picture.height, picture.width)
-  return picture.resize((width, height), Image.Resampling.BICUBIC)
+class _Fit:
+  """Resizes frames as they are read, if asked to, and remembers their size."""
+
+  def __init__(self, frames: int, frame_size: FrameSize | None):
+    self._frames, self._frame_size = frames, frame_size
+    self.whole = None
+
+  def __call__(self, picture: Image.Image) -> Image.Image:
+    if self._frame_size is None:
+      return picture
+    self.whole = picture.height, picture.width
+    height, width = self._frame_size(self._frames, *self.whole)
+    return picture.resize((width, height), Image.Resampling.BICUBIC)
 
 
 class _Unseekable(Exception):
@@ -160,18 +178,18 @@ class _Index:
 
 
 @contextlib.contextmanager
-def _stream(file, name: str) -> Iterator[tuple[Any, Any]]:
+def _stream(file) -> Iterator[tuple[Any, Any]]:
   import av
 
   file.seek(0)
   with av.open(file) as container:
     if not container.streams.video:
-      raise BadRecord('corrupt image', f'{name} has no video stream')
+      raise BadRecord('corrupt image', 'no video stream')
     stream = container.streams.video[0]
     if stream.width * stream.height > images.MAX_PIXELS:
       raise BadRecord(
         'corrupt image',
-        f'{name}: frames of {stream.width} x {stream.height} pixels, at most '
+        f'frames of {stream.width} x {stream.height} pixels, at most '
         f'{images.MAX_PIXELS} are read (data.image.MAX_PIXELS)',
       )
     # Threads inside a data worker have deadlocked (PyAV 1849, 1861).
@@ -179,9 +197,9 @@ def _stream(file, name: str) -> Iterator[tuple[Any, Any]]:
     yield container, stream
 
 
-def _read_index(file, name: str) -> _Index:
+def _read_index(file) -> _Index:
   pts, keys = [], []
-  with _stream(file, name) as (container, stream):
+  with _stream(file) as (container, stream):
     for packet in container.demux(stream):
       if packet.size and not packet.is_discard:
         pts.append(-1 if packet.pts is None else packet.pts)
@@ -191,14 +209,14 @@ def _read_index(file, name: str) -> _Index:
   return _Index(np.sort(pts), np.sort(keys), fps)
 
 
-def _seek_frames(file, name, index, wanted, frame_size) -> Iterator:
+def _seek_frames(file, index: _Index, wanted: list[int]) -> Iterator:
   """Decodes from the keyframe before each wanted frame, where that is ahead.
 
   Raises:
     _Unseekable: the stamps of packets and frames do not agree.
   """
   last = None
-  with _stream(file, name) as (container, stream):
+  with _stream(file) as (container, stream):
     for number in wanted:
       target = int(index.pts[number])
       before = np.searchsorted(index.keys, target, 'right')
@@ -212,16 +230,16 @@ def _seek_frames(file, name, index, wanted, frame_size) -> Iterator:
       if frame is None or frame.pts != target:
         raise _Unseekable
       last = target
-      yield _fitted(_upright(frame), len(wanted), frame_size)
+      yield frame
 
 
-def _count_frames(file, name, wanted, frame_size) -> Iterator:
+def _count_frames(file, wanted: list[int]) -> Iterator:
   """Decodes from the start and keeps the wanted frames."""
   last, chosen = max(wanted), set(wanted)
-  with _stream(file, name) as (container, stream):
+  with _stream(file) as (container, stream):
     for number, frame in enumerate(container.decode(stream)):
       if number in chosen:
-        yield _fitted(_upright(frame), len(wanted), frame_size)
+        yield frame
       if number == last:
         return
 

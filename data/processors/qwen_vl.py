@@ -250,7 +250,8 @@ class QwenVL:
       facts = self.facts
       height, width = smart_resize(*shape, facts.factor, facts.pixels)
     else:
-      height, width = self.frame_size(len(item), *shape)
+      # A size that came out of the rule may not stay as it is under the rule.
+      height, width = self.frame_size(len(item), *(item.whole or shape))
     size, bicubic = (width, height), Image.Resampling.BICUBIC
     return np.stack([np.asarray(p.resize(size, bicubic)) for p in pictures])
 

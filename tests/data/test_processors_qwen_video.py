@@ -20,7 +20,6 @@ from data.processors.qwen_vl import (
   VideoFacts,
   cut_patches,
 )
-from vlm.models.patches import PatchLayout
 from vlm.models import mrope
 from vlm.models.patches import PatchLayout
 from vlm.models.windows import WindowLayout

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import image as images
-from data import pack
+from data import pack, tiles
 from data.frames import Frames
 from data.processors.internvl import InternVLFacts, InternVLProcessor, tile_grid
 from data.processors.llava import LlavaProcessor
@@ -131,10 +131,8 @@ def test_the_plan_places_tokens_on_the_canvas(picture):
 def test_internvl_fits_the_row_of_a_batch(picture):
   prepared = InternVLProcessor(FACTS).prepare([picture(50, 100)])
   count = sum(prepared.expansions[0].counts)
-  spec = pack.RowSpec(
-    seq_len=20, tiles=5, visual=20, tile_tokens=4, image_size=TILE,
-    placeholders=(7,),
-  )  # fmt: skip
+  processor = InternVLProcessor(FACTS)
+  spec = processor.row(5, seq_len=20, visual=20, placeholders=(7,))
   text = {'tokens': np.full(count, 7), 'loss_mask': np.zeros(count)}
   visual = {'pixels': prepared.pixels, 'plan': prepared.plan}
   row = pack.pad_sample(text | visual, spec)

@@ -15,9 +15,11 @@ from data import video
 from data.frames import as_frames
 from data.processors.internvl import InternVLFacts, InternVLProcessor
 from data.processors.qwen2_5_vl import Qwen25VLProcessor
+from data.processors.qwen3_vl import Qwen3VLProcessor
 from data.processors.qwen_vl import Budget, QwenVLFacts, VideoFacts
 from data.records import BadRecord
 from vlm.models import plan
+from vlm.models.patches import PatchLayout
 from vlm.models.windows import WindowLayout
 
 av = pytest.importorskip('av')
@@ -140,10 +142,23 @@ def test_only_what_leads_to_the_sampled_frames_is_decoded(clips, monkeypatch):
   assert len(decoded) == len(set(decoded))
 
 
-def test_resizing_while_reading_gives_the_same_pixels(clips):
-  for processor in (qwen(), InternVLProcessor(InternVLFacts(56, 2))):
-    whole = video.read_video(clips['bikes'], evenly(6))
-    small = video.read_video(clips['bikes'], evenly(6), processor.frame_size)
+@pytest.mark.parametrize('count', [6, 7])
+def test_resizing_while_reading_gives_the_same_pixels(clips, count):
+  """Seven frames count as eight: twice under the rule they would be others."""
+  third = Qwen3VLProcessor(
+    QwenVLFacts(
+      Budget(4096, 4096 * 20),
+      VideoFacts(Budget(4096, 4096 * 191), max_tokens=768),
+      patch=16,
+    ),
+    PatchLayout(),
+  )
+  tiles = InternVLProcessor(InternVLFacts(56, 2))
+  for processor in (qwen(), third, tiles):
+    whole = video.read_video(clips['bikes'], evenly(count))
+    small = video.read_video(
+      clips['bikes'], evenly(count), processor.frame_size
+    )
     assert whole[0].size == (640, 272) and small[0].size < whole[0].size
     want, got = processor.prepare([whole]), processor.prepare([small])
     np.testing.assert_array_equal(got.pixels, want.pixels)
@@ -231,10 +246,12 @@ def test_animations_are_videos(odd_pictures, name):
   assert still.size == (83, 61)
 
 
-def test_a_plain_list_of_frames_has_the_assumed_rate(picture):
+def test_a_plain_list_of_frames_has_the_assumed_rate():
   clip = as_frames([np.zeros((4, 6, 3), np.uint8)] * 3)
   assert clip.fps == 24 and clip.seconds == (0, 1 / 24, 2 / 24)
   assert as_frames(clip) is clip
+  with pytest.raises(ValueError, match='3 frames with 1 times'):
+    sampling.Frames(clip.images, (0.0,), 2.0)
   layout = plan.Layout(tile=32, side=2, resolutions=())
   assert images.prepare_row([clip], layout).visuals == (plan.Clip(3),)
 
@@ -283,9 +300,9 @@ def test_what_is_no_video_is_named(tmp_path, clips):
   for name, message in (
     ('void.mp4', 'void.mp4: empty'),
     ('text.mp4', 'text.mp4'),
-    ('sound.mp4', 'sound.mp4 has no video stream'),
+    ('sound.mp4', 'sound.mp4: no video stream'),
     ('zeros.mp4', 'zeros.mp4'),
-    ('none.mp4', 'missing image: .*none.mp4 does not exist'),
+    ('none.mp4', 'missing image: .*none.mp4: does not exist'),
     ('', 'missing image'),
   ):
     with pytest.raises(BadRecord, match=message):
@@ -294,9 +311,16 @@ def test_what_is_no_video_is_named(tmp_path, clips):
     video.read_video(7, evenly(2))
 
 
+def test_a_wrong_sampler_is_no_bad_record(clips, odd_pictures):
+  for source in (clips['bikes'], odd_pictures['animated GIF']):
+    with pytest.raises(ValueError, match='cannot sample 0 frames') as info:
+      video.read_video(source, evenly(0))
+    assert not isinstance(info.value, BadRecord)
+
+
 def test_frames_that_are_too_large_are_refused(clips, monkeypatch):
   monkeypatch.setattr(images, 'MAX_PIXELS', 1000)
-  with pytest.raises(BadRecord, match='640 x 272 pixels, at most 1000'):
+  with pytest.raises(BadRecord, match='bikes.mp4: frames of 640 x 272'):
     video.read_video(clips['bikes'], evenly(2))
 
 

@@ -48,7 +48,7 @@ class Encoder:
     return pack.pad_sample(text | visual, self.spec)
 
   def prompts(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A batch of prompts for `rollout.greedy.generate`, padded on the left.
+    """A batch of prompts for `vlm.rollout.sampler.sample`, padded on the left.
 
     Returns:
       tokens, segment_ids [B, seq_len], and pixels, plan where the model sees.

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from vlm.models import functional, layers
+from vlm.models import branches, functional, layers, unstacked
 from vlm.models.attention import attention
 from vlm.models.functional import Params, Runtime
 from vlm.models.partition import constrain
 
-Cache = dict[str, jax.Array]
+# Arrays, or tuples of one array per layer (branches.py).
+Cache = dict[str, Any]
 
 # What a key that is missing from `config.json` means: nested configurations
 # written by transformers 4 leave out every default of their class.
@@ -126,6 +127,8 @@ class Attention(nnx.Module):
     k = constrain(self.k(x), 'batch', None, 'heads', None)
     v = constrain(self.v(x), 'batch', None, 'heads', None)
     q, k = layers.apply_rope(q, *rope), layers.apply_rope(k, *rope)
+    if branches.is_branched(cache):
+      return self.o(branches.attend(q, k, v, segment_ids, cache)), (k, v)
     ids, kv_ids, index = segment_ids, segment_ids, 0
     if cache is not None:
       index, kv_ids = cache['index'], cache['segment_ids']
@@ -207,7 +210,9 @@ class Decoder(nnx.Module):
       positions, config.head_dim, config.rope_theta, config.mrope_section
     )
     shared, per_layer = None, None
-    if cache is not None:
+    if branches.is_branched(cache):
+      shared, per_layer = cache, branches.per_layer(cache)
+    elif cache is not None:
       ids = jax.lax.dynamic_update_slice_in_dim(
         cache['segment_ids'], segment_ids, cache['index'], axis=1
       )
@@ -220,7 +225,9 @@ class Decoder(nnx.Module):
       return x, None if kv is None else {'k': k, 'v': v}
 
     x, kv = functional.scan(self.layers, apply, x, per_layer, self.runtime)
-    if cache is not None:
+    if branches.is_branched(cache):
+      cache = branches.extended(cache, kv)
+    elif cache is not None:
       cache = kv | shared | {'index': cache['index'] + x.shape[1]}
     return self.norm(x), cache
 
@@ -292,9 +299,18 @@ class LanguageModel:
   ) -> tuple[Float[Array, 'B T D'], Cache | None]:
     """Runs the layers; with a cache, appends at its index.
 
-    Positions are [B, T], or [B, T, 3] where the checkpoint has M-RoPE.
+    With a cache of `branches.begin`, the second axis counts samples of a
+    prompt instead of tokens. Positions are [B, T], or [B, T, 3] where the
+    checkpoint has M-RoPE.
     """
     return self._decoder(params)(x, positions, segment_ids, cache)
+
+  def unstacked(self, params: Params) -> Params:
+    """Parameters with the layers laid out for decoding; see unstacked.py."""
+    layers = unstacked.unstack(
+      self._decoder(params).layers, self.decoder_config.depth
+    )
+    return params | {'decoder': params['decoder'] | {'layers': layers}}
 
   def head_kernel(self, params: Params) -> Float[Array, 'D V']:
     """The output head, tied or not."""

@@ -309,6 +309,7 @@ def test_greedy_generation_token_for_token(pair, rows, torch):
   want = published.generate(
     **published_inputs(torch, rows, batch),
     max_new_tokens=32, do_sample=False, eos_token_id=0, pad_token_id=0,
+    suppress_tokens=[IMAGE, VIDEO],
   )[:, batch['tokens'].shape[1] :].numpy()  # fmt: skip
   prompts = {key: value for key, value in batch.items() if key != 'positions'}
   greedy = Sampling(32, (0,), temperature=0)

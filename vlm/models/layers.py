@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ class OutputsFirst:
     outputs: axes of the output that make up F.
   """
 
-  array: jax.Array
+  array: Any  # a leaf of a pytree, which may be anything
   inputs: int
   outputs: tuple[int, ...]
 

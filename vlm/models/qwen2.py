@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vlm.models import branches, functional, layers, unstacked
 from vlm.models.attention import attention
@@ -288,6 +288,10 @@ class LanguageModel:
     # the compiler gathers whole rows and all-reduces the table's gradient.
     x = constrain(x, 'rows', None, 'width')
     return constrain(x, 'batch', None, None)
+
+  def is_placeholder(self, tokens: Int[Array, 'B T']) -> Bool[Array, 'B T']:
+    """Where a visual token stands; here nowhere."""
+    return jnp.zeros(tokens.shape, bool)
 
   def decode(
     self,

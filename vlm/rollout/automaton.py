@@ -47,7 +47,7 @@ class TokenAutomaton:
       final state permits the EOS ids.
   """
 
-  next_state: jax.Array | np.ndarray
+  next_state: Any
 
   def init(self, rows: int, samples: int) -> jax.Array:
     return jnp.zeros((rows, samples), jnp.int32)

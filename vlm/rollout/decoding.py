@@ -148,9 +148,10 @@ def _draw(model, params, hidden, state, constraint, settings) -> State:
   step, done = state['step'], state['done']
   hidden = constrain(hidden, 'batch', None, None)
   logits = model.logits(params, hidden)
-  allowed = None
+  # A placeholder that was said would be an image to the trainer.
+  allowed = ~model.is_placeholder(jnp.arange(logits.shape[-1])[None])
   if constraint is not None:
-    allowed = constraint.allowed(state['rules'], step)
+    allowed = allowed & constraint.allowed(state['rules'], step)
   scores = filters.scores(logits, settings, state.get('seen'), allowed)
   token = filters.draw(scores, state['keys'], step, settings.temperature)
   raw = filters.logprob(logits, token)

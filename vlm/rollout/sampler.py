@@ -62,7 +62,8 @@ def sample(
 
   A sample's tokens depend on its prompt, its prompt's seed and its number
   among the n, but not on the batch, the bucket or the mesh (up to rounding,
-  which can tip a draw between two tokens that are as good as equal).
+  which can tip a draw between two tokens that are as good as equal). The
+  placeholders of images and videos are never drawn.
 
   Args:
     model: a description from `registry.build`.

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from vlm.losses.tokens import token_logprobs
-from vlm.models import branches
 from vlm.rollout import decoding, filters
 from vlm.rollout.drift import drift
 from vlm.rollout.sampler import Decoding, prepare, sample
@@ -207,9 +206,13 @@ def test_a_sample_does_not_depend_on_its_company(build, text_prompts, take):
   assert len(group) == 4, 'the samples of a group are copies'
 
 
-@pytest.mark.parametrize('unroll', [False, True])
 @pytest.mark.parametrize(
-  'shape', [dict(fsdp=4, tensor=2), dict(data=2, fsdp=2, tensor=2)], ids=str
+  ('shape', 'unroll'),
+  [
+    (dict(fsdp=4, tensor=2), False),
+    (dict(data=2, fsdp=2, tensor=2), True),
+  ],
+  ids=str,
 )
 def test_eight_devices_draw_what_one_does(build, text_prompts, shape, unroll):
   model, params = build(unroll=unroll)
@@ -259,7 +262,6 @@ def test_one_compile_per_bucket(build, text_prompts, take):
 
 def test_why_samples_end(build, text_prompts):
   model, params = build()
-  settings = Sampling(12, (EOS, 5), temperature=0)
   free = sample(model, params, text_prompts, Sampling(12, (60,), temperature=0))
   end = int(free.tokens[0, 0, 3])
   first = free.tokens[0, 0].tolist().index(end)
@@ -276,7 +278,6 @@ def test_why_samples_end(build, text_prompts):
   for row in range(4):
     if end not in free.tokens[row, 0] and 60 not in free.tokens[row, 0]:
       assert out.reasons[row] == ['length'] and out.lengths[row, 0] == 12
-  assert settings.eos_ids == (EOS, 5)
 
 
 def test_greedy_is_the_same_for_all_samples_of_a_prompt(build, text_prompts):
@@ -324,7 +325,6 @@ def test_branches_carry_on_in_chunks(build, text_prompts):
   settings = Sampling(11, (EOS,), temperature=0.7)
   whole = sample(model, params, text_prompts, settings, samples=2, seeds=SEEDS)
   run = Decoding(model, params, text_prompts, settings, 2, SEEDS)
-  assert not branches.is_branched({'k': 0})
   while not run.finished:
     run.advance(3)
   out = run.result(None, None)

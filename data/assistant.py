@@ -20,7 +20,8 @@ from data.processors.registry import processor_of
 from vlm.convert.reader import load_params
 from vlm.models import registry
 from vlm.models.functional import Params, Runtime
-from vlm.rollout import greedy
+from vlm.rollout.sampler import sample
+from vlm.rollout.settings import Buckets, Sampling
 
 # Prompts are padded to a multiple of this, so that a conversation compiles a
 # few shapes instead of one per length.
@@ -92,14 +93,16 @@ class Assistant:
     text = {'type': 'text', 'text': question}
     content = [*({'type': kind} for kind in kinds), text] if kinds else question
     messages = [{'role': 'user', 'content': content}]
-    out = greedy.generate(
+    prompt = self._prompt({'messages': messages, 'images': images})
+    out = sample(
       self.model,
       self.params,
-      **self._prompt({'messages': messages, 'images': images}),
-      max_new_tokens=max_new_tokens,
-      eos_ids=self.stop,
+      prompt,
+      Sampling(max_new_tokens, self.stop, temperature=0),
+      detokenize=self.chat.decode,
+      buckets=Buckets(prompt=(prompt['tokens'].shape[1],)),
     )
-    return self.chat.decode(np.asarray(out)[0].tolist()).strip()
+    return out.texts[0][0].strip()
 
   def _prompt(self, example: dict[str, Any]) -> dict[str, Any]:
     processor = processor_of(self.model.config)

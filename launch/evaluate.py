@@ -17,11 +17,11 @@ import jax
 import numpy as np
 from absl import app, flags
 from etils import epath
-from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from launch import console, distributed, job
-from vlm.rollout import greedy
+from vlm.rollout.sampler import prepare, sample
+from vlm.rollout.settings import Buckets, Sampling
 from vlm.sharding import mesh as mesh_lib
 from vlm.sharding import rules
 from vlm.sharding.batch import to_global
@@ -110,40 +110,28 @@ def evaluate(
 def _answers(made, params, mesh, queries) -> Iterator[dict[str, Any]]:
   settings = made.config.eval
   eos = made.chat.tokenizer.token_to_id(made.chat.variables['eos_token'])
+  greedy = Sampling(settings.max_new_tokens, (eos,), temperature=0)
+  weights = prepare(made.model, params)
   for chunk in _chunks(queries, settings.batch_size):
     # One static shape: a short last batch repeats its last prompt.
     filled = chunk + [chunk[-1]] * (settings.batch_size - len(chunk))
     share = slice(jax.process_index(), None, jax.process_count())
     batch = to_global(made.encoder.prompts(filled[share], made.spec), mesh)
     with jax.set_mesh(mesh):
-      out = greedy.generate(
+      out = sample(
         made.model,
-        params,
-        batch['tokens'],
-        batch['segment_ids'],
-        max_new_tokens=settings.max_new_tokens,
-        eos_ids=(eos,),
-        pixels=batch.get('pixels'),
-        plan=batch.get('plan'),
-        positions=batch['positions'],
+        weights,
+        batch,
+        greedy,
+        detokenize=made.chat.decode,
+        buckets=Buckets(
+          prompt=(batch['tokens'].shape[1],), new=(settings.max_new_tokens,)
+        ),
       )
-    for example, tokens in zip(chunk, _gathered(out), strict=False):
-      ids = [int(t) for t in tokens]
-      ids = ids[: ids.index(eos)] if eos in ids else ids
-      yield example['record'] | {'prediction': made.chat.decode(ids)}
-
-
-def _gathered(out: jax.Array) -> np.ndarray:
-  """All rows on this host, in the order in which they were asked."""
-  if jax.process_count() == 1:
-    return np.asarray(out)
-  whole = multihost_utils.process_allgather(out, tiled=True)
-  processes = jax.process_count()
-  return (
-    whole.reshape(processes, -1, whole.shape[1])
-    .swapaxes(0, 1)
-    .reshape(-1, whole.shape[1])
-  )
+    # Each process gave every n-th row; its rows came back together.
+    rows = np.arange(len(filled)).reshape(jax.process_count(), -1).T.ravel()
+    for example, row in zip(chunk, rows, strict=False):
+      yield example['record'] | {'prediction': out.texts[row][0]}
 
 
 def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

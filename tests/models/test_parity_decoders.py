@@ -3,12 +3,12 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vlm.models import registry
-from vlm.rollout.greedy import generate
+from vlm.rollout.sampler import sample
+from vlm.rollout.settings import Sampling
 
 pytestmark = pytest.mark.parity
 
@@ -127,14 +127,9 @@ def test_greedy_generation_token_for_token(pair, torch):
       attention_mask=torch.from_numpy(mask).long(),
       max_new_tokens=32, do_sample=False, eos_token_id=eos, pad_token_id=eos,
     )[:, tokens.shape[1] :].numpy()  # fmt: skip
-    got = generate(
-      model,
-      params,
-      jnp.asarray(tokens),
-      jnp.asarray(mask),
-      max_new_tokens=32,
-      eos_ids=(eos,),
-    )
+    prompts = {'tokens': tokens, 'segment_ids': mask}
+    greedy = Sampling(32, (eos,), temperature=0)
+    got = sample(model, params, prompts, greedy).tokens[:, 0]
     rest = ((0, 0), (0, 32 - want.shape[1]))
     return got, np.pad(want, rest, constant_values=eos)
 
@@ -204,10 +199,10 @@ def test_dynamic_ntk_while_generating(scaled, torch):
   tokens, mask = padded_prompts(left=True)
   plain = dataclasses.replace(model.config, rope_scaling=None)
   got, unscaled = (
-    generate(
-      model, params, jnp.asarray(tokens), jnp.asarray(mask),
-      max_new_tokens=32, eos_ids=(0,),
-    )
+    sample(
+      model, params, {'tokens': tokens, 'segment_ids': mask},
+      Sampling(32, (0,), temperature=0),
+    ).tokens[:, 0]
     for model in (model, registry.build(plain, model.runtime))
   )  # fmt: skip
   assert (got != unscaled).any(axis=1).all()

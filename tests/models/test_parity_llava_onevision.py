@@ -15,7 +15,8 @@ from PIL import Image
 from data.image import prepare_row
 from vlm.models import plan, registry
 from vlm.models.functional import Runtime
-from vlm.rollout.greedy import generate
+from vlm.rollout.sampler import sample
+from vlm.rollout.settings import Sampling
 
 pytestmark = pytest.mark.parity
 
@@ -308,17 +309,11 @@ def test_greedy_generation_token_for_token(pair, rows, torch):
   want = published.generate(
     **published_inputs(torch, rows, batch),
     max_new_tokens=32, do_sample=False, eos_token_id=0, pad_token_id=0,
+    suppress_tokens=[IMAGE, VIDEO],
   )[:, batch['tokens'].shape[1] :].numpy()  # fmt: skip
-  got = generate(
-    model,
-    params,
-    jnp.asarray(batch['tokens']),
-    jnp.asarray(batch['segment_ids']),
-    max_new_tokens=32,
-    eos_ids=(0,),
-    pixels=jnp.asarray(batch['pixels']),
-    plan=jax.tree.map(jnp.asarray, batch['plan']),
-  )
+  prompts = {key: value for key, value in batch.items() if key != 'positions'}
+  greedy = Sampling(32, (0,), temperature=0)
+  got = sample(model, params, prompts, greedy).tokens[:, 0]
   want = np.pad(want, ((0, 0), (0, 32 - want.shape[1])))
   np.testing.assert_array_equal(got, want)
   assert len(np.unique(want)) > 8, 'the test model only repeats itself'

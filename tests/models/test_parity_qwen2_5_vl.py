@@ -9,7 +9,8 @@ import pytest
 
 from vlm.models import mrope, registry, windows
 from vlm.models.functional import Runtime
-from vlm.rollout.greedy import generate
+from vlm.rollout.sampler import sample
+from vlm.rollout.settings import Sampling
 
 pytestmark = pytest.mark.parity
 
@@ -281,23 +282,15 @@ def test_gradients_equal_the_published_ones(
 def test_greedy_generation_is_the_same_token_by_token(pair, rows, torch):
   published, model, params = pair
   batch = our_batch(model.config.vision.layout, rows, left=True)
-  got = generate(
-    model,
-    params,
-    batch['tokens'],
-    batch['segment_ids'],
-    max_new_tokens=32,
-    eos_ids=(0,),
-    pixels=batch['pixels'],
-    plan=batch['plan'],
-    positions=batch['positions'],
-  )
+  greedy = Sampling(32, (0,), temperature=0)
+  got = sample(model, params, batch, greedy).tokens[:, 0]
   want = published.generate(
     **published_inputs(torch, rows, batch),
     max_new_tokens=32,
     do_sample=False,
     eos_token_id=0,
     pad_token_id=0,
+    suppress_tokens=[IMAGE, VIDEO],
   )[:, batch['tokens'].shape[1] :].numpy()
   want = np.pad(want, ((0, 0), (0, 32 - want.shape[1])))
   np.testing.assert_array_equal(got, want)

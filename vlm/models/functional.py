@@ -128,16 +128,20 @@ def scan(
   """Runs stacked layers one after another under `lax.scan`.
 
   Args:
-    layers: module whose parameters have a leading layer axis.
+    layers: module whose parameters have a leading layer axis, or are tuples
+      with one entry per layer (see unstacked.py).
     apply: `(layer, carry, x) -> (carry, y)`.
     carry: what flows through the layers.
-    xs: per-layer inputs with a leading layer axis, or None.
+    xs: per-layer inputs with a leading layer axis, or None; tuples where the
+      parameters are.
     runtime: says what is recomputed, and whether the loop is written out.
 
   Returns:
-    The last carry and the stacked outputs.
+    The last carry and the stacked outputs, or tuples of them.
   """
   graphdef, state = nnx.split(layers)
+  if depth := _unstacked_depth(state):
+    return _each(graphdef, state, apply, carry, xs, depth)
 
   def body(carry, x):
     layer_state, x = x
@@ -149,6 +153,25 @@ def scan(
       body, policy=POLICIES[runtime.remat], prevent_cse=runtime.unroll
     )
   return jax.lax.scan(body, carry, (state, xs), unroll=runtime.unroll)
+
+
+def _unstacked_depth(state: Any) -> int:
+  """Layers, where parameters are tuples of one entry per layer, else 0."""
+  is_tuple = lambda leaf: isinstance(leaf, tuple)
+  first = jax.tree.leaves(state, is_leaf=is_tuple)[0]
+  return len(first) if is_tuple(first) else 0
+
+
+def _each(graphdef, state, apply, carry, xs, depth: int) -> tuple[Any, Any]:
+  """Runs unstacked layers one after another; outputs are tuples."""
+  is_tuple = lambda leaf: isinstance(leaf, tuple)
+  pick = lambda tree, i: jax.tree.map(lambda t: t[i], tree, is_leaf=is_tuple)
+  ys = []
+  for layer in range(depth):
+    block = nnx.merge(graphdef, pick(state, layer))
+    carry, y = apply(block, carry, pick(xs, layer))
+    ys.append(y)
+  return carry, jax.tree.map(lambda *parts: parts, *ys)
 
 
 def cast(array: jax.Array, dtype: str) -> jax.Array:

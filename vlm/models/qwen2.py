@@ -11,15 +11,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from vlm.models import functional, layers
+from vlm.models import branches, functional, layers, unstacked
 from vlm.models.attention import attention
 from vlm.models.functional import Params, Runtime
 from vlm.models.ntk import DynamicNTK
 from vlm.models.partition import constrain
 
-Cache = dict[str, jax.Array]
+# Arrays, or tuples of one array per layer (branches.py).
+Cache = dict[str, Any]
 
 # What a key that is missing from `config.json` means: nested configurations
 # written by transformers 4 leave out every default of their class.
@@ -176,6 +177,8 @@ class Attention(nnx.Module):
     if self.qk_norm:
       q, k = self.q_norm(q), self.k_norm(k)
     q, k = layers.apply_rope(q, *rope), layers.apply_rope(k, *rope)
+    if branches.is_branched(cache):
+      return self.o(branches.attend(q, k, v, segment_ids, cache)), (k, v)
     ids, kv_ids, index = segment_ids, segment_ids, 0
     if cache is not None:
       index, kv_ids = cache['index'], cache['segment_ids']
@@ -256,7 +259,7 @@ class Decoder(nnx.Module):
     config = self.config
     theta = config.rope_theta
     if config.rope_scaling is not None:
-      slots = x.shape[1] if cache is None else cache['k'].shape[2]
+      slots = x.shape[1] if cache is None else branches.capacity(cache)
       theta = config.rope_scaling.theta(
         theta, config.head_dim, positions, segment_ids, slots
       )
@@ -268,7 +271,9 @@ class Decoder(nnx.Module):
       config.mrope_interleaved,
     )
     shared, per_layer = None, None
-    if cache is not None:
+    if branches.is_branched(cache):
+      shared, per_layer = cache, branches.per_layer(cache)
+    elif cache is not None:
       ids = jax.lax.dynamic_update_slice_in_dim(
         cache['segment_ids'], segment_ids, cache['index'], axis=1
       )
@@ -276,7 +281,7 @@ class Decoder(nnx.Module):
       per_layer = {'k': cache['k'], 'v': cache['v']}
 
     def apply(block, x, inputs):
-      kv, layer = inputs
+      kv, layer = inputs['kv'], inputs['number']
       layer_cache = None if kv is None else shared | kv
       x, (k, v) = block(x, rope, segment_ids, layer_cache)
       if deepstack is not None:
@@ -285,9 +290,11 @@ class Decoder(nnx.Module):
 
     # One loop for all layers: cutting the stack in two would copy it.
     number = None if deepstack is None else jnp.arange(config.depth)
-    xs = per_layer, number
+    xs = {'kv': per_layer, 'number': number}
     x, kv = functional.scan(self.layers, apply, x, xs, self.runtime)
-    if cache is not None:
+    if branches.is_branched(cache):
+      cache = branches.extended(cache, kv)
+    elif cache is not None:
       cache = kv | shared | {'index': cache['index'] + x.shape[1]}
     return self.norm(x), cache
 
@@ -358,6 +365,10 @@ class LanguageModel:
     x = constrain(x, 'rows', None, 'width')
     return constrain(x, 'batch', None, None)
 
+  def is_placeholder(self, tokens: Int[Array, 'B T']) -> Bool[Array, 'B T']:
+    """Where a visual token stands; here nowhere."""
+    return jnp.zeros(tokens.shape, bool)
+
   def decode(
     self,
     params: Params,
@@ -369,10 +380,19 @@ class LanguageModel:
   ) -> tuple[Float[Array, 'B T D'], Cache | None]:
     """Runs the layers; with a cache, appends at its index.
 
-    Positions are [B, T], or [B, T, 3] where the checkpoint has M-RoPE. Of
-    `deepstack`, entry l is added to what leaves layer l (arXiv 2406.04334).
+    With a cache of `branches.begin`, the second axis counts samples of a
+    prompt instead of tokens. Positions are [B, T], or [B, T, 3] where the
+    checkpoint has M-RoPE. Of `deepstack`, entry l is added to what leaves layer
+    l (arXiv 2406.04334).
     """
     return self._decoder(params)(x, positions, segment_ids, cache, deepstack)
+
+  def unstacked(self, params: Params) -> Params:
+    """Parameters with the layers laid out for decoding; see unstacked.py."""
+    layers = unstacked.unstack(
+      self._decoder(params).layers, self.decoder_config.depth
+    )
+    return params | {'decoder': params['decoder'] | {'layers': layers}}
 
   def head_kernel(self, params: Params) -> Float[Array, 'D V']:
     """The output head, tied or not."""

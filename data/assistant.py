@@ -1,31 +1,36 @@
 """Ask a published checkpoint a question, in three lines.
 
-assistant = Assistant.load('llava-onevision-qwen2-0.5b-ov-hf')
+assistant = vlm.load('Qwen/Qwen2.5-VL-3B-Instruct')
 picture = open_image('kitchen.jpg')
 print(assistant.ask('What is on the table?', [picture]))
 """
 
+import contextlib
 import dataclasses
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
+import jax
 from etils import epath
 
 from data import pack
-from data.chat import Chat, load_chat
-from data.examples import Encoder, left_padded
-from data.processors.registry import processor_of
+from data.chat import Chat
+from data.checkpoint import eos_ids, load_chat_of, load_processor
+from data.examples import Encoder, is_video, left_padded
+from data.visual import Processor
+from vlm.convert import folder as folders
 from vlm.convert.reader import load_params
-from vlm.models import registry
+from vlm.models import lora, registry
 from vlm.models.functional import Params, Runtime
-from vlm.rollout.sampler import sample
+from vlm.rollout import stream
 from vlm.rollout.settings import Buckets, Sampling
+from vlm.sharding import rules
 
 # Prompts are padded to a multiple of this, so that a conversation compiles a
 # few shapes instead of one per length.
 BUCKET = 128
+
+Message = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,123 +41,144 @@ class Assistant:
     model: from `registry.build`.
     params: its parameters.
     chat: its tokenizer and template.
+    processor: how it wants its pictures; None if it only reads.
     stop: ids that end an answer.
+    mesh: where the parameters lie; None for one device.
   """
 
   model: Any
   params: Params
   chat: Chat
+  processor: Processor | None
   stop: tuple[int, ...]
+  mesh: jax.sharding.Mesh | None = None
 
   @classmethod
   def load(
-    cls, folder: epath.PathLike, runtime: Runtime = Runtime()
+    cls,
+    source: epath.PathLike,
+    runtime: Runtime | None = None,
+    mesh: jax.sharding.Mesh | None = None,
   ) -> 'Assistant':
-    """Loads an HF-style folder: config, safetensors, tokenizer, template.
+    """Loads config, safetensors, tokenizer, template and processor.
+
+    Args:
+      source: an HF-style folder, local or gs://, or a hub id.
+      runtime: bfloat16 on an accelerator and float32 on a CPU by default; with
+        `lora`, fresh adapters lie beside the published kernels.
+      mesh: shards the parameters by `vlm.sharding.rules`.
 
     Raises:
-      FileNotFoundError: naming the file that is missing.
+      FileNotFoundError: naming the folder or file that is missing.
       ValueError: for an architecture we do not have, or broken weights.
     """
-    folder = epath.Path(folder)
-    path = folder / 'config.json'
-    if not path.exists():
-      raise FileNotFoundError(f'{path} is missing: not a checkpoint folder')
-    config = json.loads(path.read_text())
-    model = registry.build(registry.config_from_hf(config), runtime)
-    chat = load_chat(folder)
-    if names := _placeholders(model.config, chat):
-      chat = dataclasses.replace(chat, placeholders=names)
-    return cls(
-      model, load_params(folder, model), chat, eos_ids(folder, config, chat)
-    )
+    folder = folders.resolve(source)
+    config = folders.read_config(folder)
+    facts = registry.config_from_hf(config)
+    chat = load_chat_of(folder)  # Before the weights: it fails faster.
+    processor = load_processor(folder)
+    stop = eos_ids(folder, config, chat)
+    params = _load_params(folder, facts, runtime or _usual_runtime(), mesh)
+    model = registry.build(facts, runtime or _usual_runtime())
+    return cls(model, params, chat, processor, stop, mesh)
 
   def ask(
     self,
     question: str,
     images: Sequence[Any] = (),
     max_new_tokens: int = 128,
+    **sampling: Any,
   ) -> str:
-    """One user turn, answered greedily.
+    """One user turn, answered greedily unless `sampling` says otherwise.
 
     Args:
       question: the user's words.
-      images: pictures (Pillow or uint8 [H, W, 3]), or lists of frames.
+      images: what `Encoder` takes: pictures, paths, lists of frames.
       max_new_tokens: longest answer.
+      **sampling: `temperature`, `top_p`, ... of `Sampling`, and `seed`.
 
     Returns:
       The answer without special tokens.
 
     Raises:
       ValueError: pictures for a model that reads only text.
+      BadRecord: a picture that cannot be shown.
     """
-    if images and not self.chat.placeholders:
-      raise ValueError(f'{self.model.config.model_type} reads text only')
-    images = [_arrays(image) for image in images]
-    kinds = ['video' if isinstance(i, list) else 'image' for i in images]
-    text = {'type': 'text', 'text': question}
-    content = [*({'type': kind} for kind in kinds), text] if kinds else question
-    messages = [{'role': 'user', 'content': content}]
-    prompt = self._prompt({'messages': messages, 'images': images})
-    out = sample(
-      self.model,
-      self.params,
-      prompt,
-      Sampling(max_new_tokens, self.stop, temperature=0),
-      detokenize=self.chat.decode,
-      buckets=Buckets(prompt=(prompt['tokens'].shape[1],)),
-    )
-    return out.texts[0][0].strip()
+    messages = [user_turn(question, images)]
+    pieces = self.stream(messages, images, max_new_tokens, **sampling)
+    return ''.join(pieces).strip()
 
-  def _prompt(self, example: dict[str, Any]) -> dict[str, Any]:
-    processor = processor_of(self.model.config)
-    sample = Encoder(self.chat, processor).prompt(example)
+  def stream(
+    self,
+    messages: Sequence[Message],
+    images: Sequence[Any] = (),
+    max_new_tokens: int = 128,
+    seed: int = 0,
+    **sampling: Any,
+  ) -> Iterator[str]:
+    """Yields the next turn of a conversation piece by piece.
+
+    Args:
+      messages: turns so far, the user's last; see `user_turn`.
+      images: of all turns, in their order.
+      max_new_tokens: longest answer.
+      seed: of the draws, where temperature > 0.
+      **sampling: see `ask`.
+    """
+    if images and self.processor is None:
+      raise ValueError(f'{self.model.config.model_type} reads text only')
+    prompt = self.prompt({'messages': messages, 'images': list(images)})
+    sampling = {'temperature': 0} | sampling
+    with self._on_mesh():
+      yield from stream.stream(
+        self.model,
+        self.params,
+        prompt,
+        Sampling(max_new_tokens, self.stop, **sampling),
+        detokenize=self.chat.decode,
+        seed=seed,
+        buckets=Buckets(prompt=(prompt['tokens'].shape[1],)),
+      )
+
+  def prompt(self, example: dict[str, Any]) -> dict[str, Any]:
+    """The batch of one prompt, in the smallest of few static shapes."""
+    sample = Encoder(self.chat, self.processor).prompt(example)
     tokens, units, visual = pack.sample_size(sample)
     rounded = lambda size: size + -size % BUCKET
-    if units:
-      spec = processor.row(
-        units,
-        seq_len=rounded(tokens),
-        visual=rounded(visual),
-        placeholders=self.chat.placeholder_ids,
-      )
-    else:
-      spec = pack.RowSpec(rounded(tokens))
+    if not units:
+      return left_padded([sample], pack.RowSpec(rounded(tokens)))
+    spec = self.processor.row(
+      units if sample['pixels'].ndim > 2 else rounded(units),
+      seq_len=rounded(tokens),
+      visual=rounded(visual),
+      placeholders=self.chat.placeholder_ids,
+    )
     return left_padded([sample], spec)
 
-
-def _placeholders(config: Any, chat: Chat) -> dict[str, str]:
-  """The texts of the placeholder tokens, for a model that sees."""
-  if not hasattr(config, 'image_token'):
-    return {}
-  return {
-    'image': chat.tokenizer.id_to_token(config.image_token),
-    'video': chat.tokenizer.id_to_token(config.video_token),
-  }
+  def _on_mesh(self):
+    if self.mesh is None:
+      return contextlib.nullcontext()
+    return jax.set_mesh(self.mesh)
 
 
-def _arrays(image: Any) -> Any:
-  if isinstance(image, list | tuple):
-    return [np.asarray(frame) for frame in image]
-  return np.asarray(image)
+def user_turn(text: str, images: Sequence[Any] = ()) -> Message:
+  """A user's message: its pictures, then its words."""
+  if not images:
+    return {'role': 'user', 'content': text}
+  parts = [{'type': 'video' if is_video(i) else 'image'} for i in images]
+  return {'role': 'user', 'content': [*parts, {'type': 'text', 'text': text}]}
 
 
-def eos_ids(
-  folder: epath.Path, config: dict[str, Any], chat: Chat
-) -> tuple[int, ...]:
-  """Ids that end an answer: generation_config.json, config.json, tokenizer.
+def _usual_runtime() -> Runtime:
+  low = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+  return Runtime(dtype=low, param_dtype=low)
 
-  Raises:
-    ValueError: if none of them names one.
-  """
-  path = folder / 'generation_config.json'
-  generation = json.loads(path.read_text()) if path.exists() else {}
-  found = generation.get('eos_token_id', config.get('eos_token_id'))
-  if found is None and 'eos_token' in chat.variables:
-    found = chat.tokenizer.token_to_id(chat.variables['eos_token'])
-  if found is None:
-    raise ValueError(
-      f'{folder}: no eos_token_id in generation_config.json or config.json and '
-      f'no eos_token in tokenizer_config.json; add one of them'
-    )
-  return tuple(found) if isinstance(found, list) else (found,)
+
+def _load_params(folder, facts, runtime: Runtime, mesh) -> Params:
+  base = registry.build(facts, dataclasses.replace(runtime, lora=None))
+  place = lambda model: mesh and rules.shardings(mesh, model.abstract_params)
+  params = load_params(folder, base, place(base))
+  if runtime.lora is None:
+    return params
+  model = registry.build(facts, runtime)
+  return lora.overlay(params, lora.draw(model, jax.random.key(0), place(model)))

@@ -63,9 +63,8 @@ class Chat:
   @functools.cached_property
   def placeholder_ids(self) -> tuple[int, ...]:
     """Ids of the placeholder tokens, for `RowSpec.placeholders`."""
-    return tuple(
-      self.tokenizer.token_to_id(text) for text in self.placeholders.values()
-    )
+    names = dict.fromkeys(self.placeholders.values())
+    return tuple(self.tokenizer.token_to_id(text) for text in names)
 
   def encode(
     self, messages: Sequence[Message], expansions: Sequence[Expansion] = ()

@@ -7,14 +7,16 @@ says what stands for them, the chat writes it, and both must agree.
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from data import pack
+from data import pack, video
 from data.chat import Chat
+from data.frames import Frames
 from data.visual import Expansion, Processor
 from vlm.models import mrope
 
@@ -26,17 +28,20 @@ class Encoder:
   Attributes:
     chat: tokenizer and template.
     processor: how the model wants its pictures; None for one that only reads.
+    frames: of a video that is given as a path, spread evenly; 0 leaves it to
+      the processor.
   """
 
   chat: Chat
   processor: Processor | None = None
+  frames: int = 0
 
   def sample(self, example: Mapping[str, Any]) -> pack.Sample:
     """One training sample (see data/pack.py).
 
     Args:
       example: 'images' (uint8 arrays [H, W, 3], Pillow images, lists of frames
-        or `video.Frames`) and 'messages' that end with the assistant's answer.
+        or `Frames`, paths) and 'messages' that end with the assistant's answer.
 
     Raises:
       BadRecord: empty answer, placeholder mismatch, or an image that cannot be
@@ -66,8 +71,13 @@ class Encoder:
   def _visual(self, pictures) -> tuple[pack.Sample, tuple[Expansion, ...]]:
     if self.processor is None or not pictures:
       return {}, ()
-    row = self.processor.prepare([_picture(picture) for picture in pictures])
+    row = self.processor.prepare([self._opened(item) for item in pictures])
     return {'pixels': row.pixels, 'plan': row.plan}, row.expansions
+
+  def _opened(self, item: Any) -> Any:
+    if is_video(item) and isinstance(item, str | os.PathLike):
+      return video.open_video(item, self.processor, self.frames)
+    return _picture(item)
 
   def _positions(self, tokens, expansions) -> pack.Sample:
     spans = [span for e in expansions for span in e.spans]
@@ -116,6 +126,13 @@ def left_padded(
       for key in rows[0]['plan']
     }
   return batch
+
+
+def is_video(item: Any) -> bool:
+  """Whether an item of 'images' is a video: frames, or a path that says so."""
+  if isinstance(item, str | os.PathLike):
+    return str(item).lower().endswith(video.SUFFIXES)
+  return isinstance(item, list | tuple | Frames)
 
 
 def _picture(picture: Any) -> Any:

@@ -16,13 +16,36 @@ from etils import epath
 from PIL import Image
 
 from data import image as images
-from data.frames import UNKNOWN_FPS, Frames
+from data.frames import UNKNOWN_FPS, Frames, sample_uniform
 from data.records import BadRecord
 
 # (frames in the video, its frames per second) -> numbers of the frames wanted.
 Sampler = Callable[[int, float], np.ndarray]
 # (sampled frames, height, width) -> height and width a model wants.
 FrameSize = Callable[[int, int, int], tuple[int, int]]
+
+
+SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.gif')
+USUAL_FRAMES = 32  # where the processor has no rule of its own
+
+
+def open_video(source: Any, processor: Any, frames: int = 0) -> Frames:
+  """Reads the frames that a processor wants, in the size it wants.
+
+  Args:
+    source: see `read_video`.
+    processor: maybe with `sample` and `frame_size`.
+    frames: how many, spread evenly; 0 leaves it to the processor's `sample`,
+      or to `USUAL_FRAMES`.
+
+  Raises:
+    BadRecord: see `read_video`.
+  """
+  count = frames or USUAL_FRAMES
+  sample = lambda total, fps: sample_uniform(total, count)
+  if not frames:
+    sample = getattr(processor, 'sample', sample)
+  return read_video(source, sample, getattr(processor, 'frame_size', None))
 
 
 def read_video(

@@ -93,6 +93,7 @@ def base_config() -> ConfigDict:
       'data': {
         'path': '',
         'images': '',  # folder that image paths of the rows are relative to
+        'frames': 0,  # of each video; 0 leaves it to the checkpoint's processor
         'seq_len': 64,
         'units': 1,  # tiles or patches of a row; 0 for text alone
         'visual_tokens': 0,

@@ -1,7 +1,6 @@
 """What every entry point makes of a config: model, chat, shapes, data."""
 
 import dataclasses
-import json
 import re
 from typing import Any
 
@@ -12,10 +11,12 @@ from ml_collections import ConfigDict
 
 from data import assemble, pipeline, records
 from data.chat import Chat
+from data.checkpoint import load_processor
 from data.examples import Encoder
 from data.pack import RowSpec
 from data.processors.registry import processor_of
 from experiments import task as tasks
+from vlm.convert import folder as folders
 from vlm.convert.reader import load_params
 from vlm.models import lora, registry
 from vlm.models.functional import Params, Runtime
@@ -63,10 +64,14 @@ def optimizer_of(config: ConfigDict, model: Any) -> Optimizer:
 
 
 def model_of(config: ConfigDict, chat: Chat | None = None) -> Any:
-  """The model's description: a published preset, or a small one made here."""
+  """The model's description: published, by name or folder, or made here."""
   if config.model.preset:
+    facts = registry.preset(config.model.preset)
+    return registry.build(facts, runtime_of(config))
+  if config.model.init_from:
+    published = folders.read_config(folders.resolve(config.model.init_from))
     return registry.build(
-      registry.preset(config.model.preset), runtime_of(config)
+      registry.config_from_hf(published), runtime_of(config)
     )
   image, video = chat.placeholder_ids
   facts = LlavaOnevisionConfig(
@@ -104,7 +109,7 @@ def _row_spec(data, facts, seq_len, units, visual) -> RowSpec:
     units,
     seq_len=seq_len,
     visual=visual,
-    placeholders=(facts.image_token, facts.video_token),
+    placeholders=tuple({facts.image_token, facts.video_token}),
     **points,
   )
 
@@ -114,8 +119,14 @@ def prepare(config: ConfigDict) -> Job:
   task = tasks.load(config)
   chat = task.chat()
   model = model_of(config, chat)
-  encoder = Encoder(chat, processor_of(model.config))
+  encoder = Encoder(chat, _processor(config, model), config.data.frames)
   return Job(config, task, chat, model, encoder, row_specs(config, model))
+
+
+def _processor(config: ConfigDict, model: Any) -> Any:
+  """A published checkpoint's own settings, or those of its family."""
+  folder = config.model.init_from
+  return load_processor(folder) if folder else processor_of(model.config)
 
 
 class _Examples(grain.transforms.RandomMap):
@@ -186,11 +197,10 @@ def initial_params(job: Job, shardings: Any = None) -> Params | None:
   Raises:
     ValueError: if the checkpoint's own config is not the preset's.
   """
-  folder = job.config.model.init_from
-  if not folder:
+  if not job.config.model.init_from:
     return None
-  published = json.loads((epath.Path(folder) / 'config.json').read_text())
-  found = registry.config_from_hf(published)
+  folder = folders.resolve(job.config.model.init_from)
+  found = registry.config_from_hf(folders.read_config(folder))
   if found != job.model.config:
     differing = [
       field.name
@@ -204,7 +214,7 @@ def initial_params(job: Job, shardings: Any = None) -> Params | None:
   return load(job, folder, shardings)
 
 
-def load(job: Job, folder: str, shardings: Any = None) -> Params:
+def load(job: Job, folder: epath.PathLike, shardings: Any = None) -> Params:
   """A published checkpoint's parameters, with fresh adapters if asked for."""
   dtype, model = job.config.runtime.param_dtype, job.model
   if not job.config.model.lora:

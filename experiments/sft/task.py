@@ -13,22 +13,20 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from data import records, video
+from data import records
 from data.chat import Chat
 from data.checkpoint import load_chat_of
-from data.frames import sample_uniform
+from data.examples import is_video
 from data.sources import open_source
 from vlm.metrics import bootstrap
-
-VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.gif')
 
 
 class Task:
   """See experiments/task.py.
 
   Args:
-    config: with `model.init_from`, `data.path`, `data.images`,
-      `data.eval_path`; `data.frames` of each video, 0 for the processor's rate.
+    config: with `model.init_from`, and `path`, `images` and `eval_path` of
+      `data`.
   """
 
   def __init__(self, config: Any):
@@ -46,16 +44,21 @@ class Task:
   def example(
     self, row: Mapping[str, Any], rng: np.random.Generator
   ) -> dict[str, Any]:
-    """A row with its images opened.
+    """A row with the paths of its images.
 
     Raises:
-      BadRecord: missing or broken images, or messages of another form.
+      BadRecord: messages or images of another form.
     """
     del rng  # Nothing is drawn.
     messages = records.require(row, 'messages', list)
     images = row.get('images') or []
-    opened = [self._open(path) for path in images]
-    return {'images': opened, 'messages': _with_places(messages, images)}
+    if any(not isinstance(path, str) for path in images):
+      raise records.BadRecord('wrong type', 'images holds more than paths')
+    folder = epath.Path(self._config.data.images)
+    return {
+      'images': [folder / path for path in images],
+      'messages': _with_places(messages, images),
+    }
 
   def eval_sets(self) -> dict[str, Sequence[Mapping[str, Any]]]:
     """The rows of `config.data.eval_path`, if there is one."""
@@ -82,20 +85,8 @@ class Task:
   def score(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Share of answers that are exact, with a 95 % interval over rows."""
     exact = [row['prediction'].strip() == row['answer'] for row in rows]
-    return {'exact': list(bootstrap.interval(np.array(exact, float)))}
-
-  def _open(self, path: Any) -> Any:
-    if not isinstance(path, str):
-      raise records.BadRecord(
-        'wrong type', f'images holds {type(path).__name__}, expected paths'
-      )
-    whole = epath.Path(self._config.data.images) / path
-    if path.lower().endswith(VIDEOS):
-      frames = self._config.data.frames
-      return video.read_video(
-        whole, lambda total, fps: sample_uniform(total, frames)
-      )
-    return whole
+    numbers = np.arange(len(rows))
+    return {'exact': list(bootstrap.interval(np.array(exact, float), numbers))}
 
 
 def _with_places(messages: list[Any], images: list[str]) -> list[Any]:
@@ -107,11 +98,8 @@ def _with_places(messages: list[Any], images: list[str]) -> list[Any]:
     for part in message['content']
   ):
     return messages
-  kinds = [
-    {'type': 'video' if path.lower().endswith(VIDEOS) else 'image'}
-    for path in images
-  ]
-  placed, waiting = [], kinds
+  placed = []
+  waiting = [{'type': 'video' if is_video(p) else 'image'} for p in images]
   for message in messages:
     if waiting and message['role'] == 'user':
       text = _text(message['content'])

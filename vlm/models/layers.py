@@ -19,6 +19,9 @@ from jaxtyping import Array, Float, Int
 from vlm.models.functional import Runtime
 from vlm.models.lora import Lora, add
 
+# Up to so many rows a matrix goes to the left (see `OutputsFirst`).
+FEW_ROWS = 64
+
 
 @functools.partial(
   jax.tree_util.register_dataclass,
@@ -42,11 +45,16 @@ class OutputsFirst:
   inputs: int
   outputs: tuple[int, ...]
 
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """x [..., *inputs] -> [..., *outputs]."""
+  def __call__(self, x: jax.Array, dtype: Any = None) -> jax.Array:
+    """x [..., *inputs] -> [..., *outputs], in `dtype` (x's by default)."""
     lead = x.shape[: x.ndim - self.inputs]
     rows = x.reshape(math.prod(lead), self.array.shape[1])
-    y = jnp.einsum('FD,MD->FM', self.array.astype(x.dtype), rows)
+    y = jnp.einsum(
+      'FD,MD->FM',
+      self.array.astype(x.dtype),
+      rows,
+      preferred_element_type=dtype or x.dtype,
+    )
     # Else the compiler swaps the operands back to be rid of the transpose.
     y = jax.lax.optimization_barrier(y)
     return y.T.reshape(*lead, *self.outputs)

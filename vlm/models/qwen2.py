@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from vlm.models import branches, functional, layers, unstacked
 from vlm.models.attention import attention
 from vlm.models.functional import Params, Runtime
+from vlm.models.layers import FEW_ROWS
 from vlm.models.ntk import DynamicNTK
 from vlm.models.partition import constrain
 
@@ -402,6 +403,11 @@ class LanguageModel:
     self, params: Params, hidden: Float[Array, 'B T D']
   ) -> Float[Array, 'B T V']:
     """float32 logits; training uses the chunked losses instead."""
+    config = self.decoder_config
+    if config.tied_head and hidden.shape[0] * hidden.shape[1] <= FEW_ROWS:
+      table = self._decoder(params).embed.embedding[...]
+      head = layers.OutputsFirst(table, 1, (config.vocab_size,))
+      return head(hidden, jnp.float32)
     return jnp.einsum(
       'BTD,DV->BTV',
       hidden,

@@ -1,20 +1,24 @@
-"""InternVL3 and Pixtral over 8 devices: the numbers of one device."""
+"""InternVL3, Pixtral and Qwen2.5-VL over 8 devices: the numbers of one."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
+from data import assemble, pack
+from data.processors.registry import processor_of
 from vlm.models import (
   internvit,
   internvl3,
   ntk,
-  patches,
   pixtral,
   pixtral_vision,
-  plan,
+  qwen2_5_vision,
+  qwen2_5_vl,
   registry,
-  tiles,
 )
 from vlm.models.functional import Runtime
 from vlm.models.qwen2 import Qwen2Config
@@ -41,57 +45,42 @@ MODELS = {
     DECODER,
     image_token=IMAGE,
   ),
+  'qwen2_5_vl': qwen2_5_vl.Qwen25VLConfig(
+    qwen2_5_vision.Qwen25VisionConfig(
+      out_width=16, window=56, full_blocks=(1,), **SIZES
+    ),
+    dataclasses.replace(
+      DECODER, head_dim=8, mrope_section=(2, 1, 1), rope_scaling=None
+    ),
+    image_token=IMAGE,
+    video_token=8,
+  ),
 }
 
 
-def internvl3_visual(rng):
-  """One tile per row, two in the last: two by two tokens each."""
-  visuals = [[tiles.Canvas(1, 1)]] * (ROWS - 1) + [[plan.Clip(2)]]
-  planned = [tiles.plan_tiles(2, row) for row in visuals]
-  layout = plan.Layout(tile=56, side=2, resolutions=())
-  return {
-    'pixels': rng.integers(0, 256, (ROWS, 2, 56, 56, 3), np.uint8),
-    'plan': plan.pack_plans(planned, layout, 2, 8, 1),
-  }
-
-
-def pixtral_visual(rng):
-  """One image per row, two in the last."""
-  grids = [[(1, 2, 2)]] * (ROWS - 1) + [[(1, 1, 3), (1, 5, 1)]]
-  planned = [patches.plan_patches(row, 10) for row in grids]
-  valid = [np.arange(8) < len(plan['token']) for plan in planned]
-  for found in planned:
-    for key in ('token', 'grid'):
-      spare = 8 - len(found[key])
-      widths = ((0, spare), *[(0, 0)] * (found[key].ndim - 1))
-      found[key] = np.pad(found[key], widths)
-  stacked = {k: np.stack([p[k] for p in planned]) for k in planned[0]}
-  del stacked['source']
-  return {
-    'pixels': rng.integers(0, 256, (ROWS, 10, 48), np.uint8),
-    'plan': stacked | {'valid': np.stack(valid)},
-  }
-
-
-def batch_of(name):
+def batch_of(config):
+  """An image per row, two in the last; padding in the first."""
   rng = np.random.default_rng(0)
-  visual = (internvl3_visual if name == 'internvl3' else pixtral_visual)(rng)
-  tokens = rng.integers(8, 33, (ROWS, LENGTH)).astype(np.int32)
-  for row, valid in zip(tokens, visual['plan']['valid']):
-    row[2 : 2 + valid.sum()] = IMAGE
-  counted = np.tile(np.arange(LENGTH, dtype=np.int32), (ROWS, 1))
-  segments = np.ones_like(tokens)
-  segments[0, 15:] = 0
-  return visual | {
-    'tokens': tokens, 'positions': counted, 'segment_ids': segments
-  }  # fmt: skip
+  processor = processor_of(config)
+  draw = lambda: Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+  rows = []
+  for number in range(ROWS):
+    shown = processor.prepare([draw() for _ in range(1 + (number == 3))])
+    count = sum(sum(e.counts) for e in shown.expansions)
+    tokens = rng.integers(9, 33, LENGTH - 5 * (number == 0)).astype(np.int32)
+    tokens[2 : 2 + count] = IMAGE
+    sample = {'tokens': tokens, 'loss_mask': np.ones(len(tokens), np.float32)}
+    rows.append(sample | {'pixels': shown.pixels, 'plan': shown.plan})
+  units = len(rows[-1]['pixels'])
+  spec = processor.row(units, seq_len=LENGTH, visual=10, placeholders=(IMAGE,))
+  return assemble.collate([pack.pad_sample(row, spec) for row in rows], ROWS)
 
 
 @pytest.mark.parametrize('name', MODELS)
 def test_eight_devices_compute_what_one_does(name):
   model = registry.build(MODELS[name], Runtime(attention='xla'))
   params = model.init(jax.random.key(0))
-  batch = batch_of(name)
+  batch = batch_of(MODELS[name])
 
   def loss(params, batch):
     logits = model.logits(params, model.hidden(params, batch))

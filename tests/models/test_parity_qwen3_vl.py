@@ -355,6 +355,19 @@ def loss(model, target):
   return run
 
 
+def test_where_the_last_token_looks(pair, rows, torch, close):
+  """Weights of every layer and head, in rows padded on the left."""
+  published, model, params = pair
+  batch = our_batch(model.config.vision.layout, rows, left=True)
+  inputs = published_inputs(torch, rows, batch)
+  want = published(**inputs, output_attentions=True).attentions
+  got = jax.jit(model.attention_of)(params, batch)
+  assert got.dtype == jnp.float32 and len(got) == len(want) > 1
+  for layer, (ours, theirs) in enumerate(zip(got, want)):
+    close(f'attention in layer {layer}', ours, theirs[:, :, -1])
+    assert theirs[:, :, -1].max() > 0.2, 'attention without a direction'
+
+
 def test_greedy_generation_is_the_same_token_by_token(pair, rows, torch):
   published, model, params = pair
   batch = our_batch(model.config.vision.layout, rows, left=True)

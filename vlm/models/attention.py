@@ -152,6 +152,27 @@ def received(
   return weights.mean(axis=(1, 2, 3))
 
 
+def last_row(
+  q: Float[Array, 'B 1 N H'],
+  k: Float[Array, 'B T K H'],
+  segment_ids: Int[Array, 'B T'],
+) -> Float[Array, 'B N T']:
+  """Attention that the last token gives, per head; float32.
+
+  The last row of the softmax weights: softmax_s(q_T k_s / sqrt(H)) over the
+  tokens of its segment.
+  """
+  b, _, n, h = q.shape
+  t, kv_heads = k.shape[1:3]
+  q = q.reshape(b, kv_heads, n // kv_heads, h)
+  scores = jnp.einsum(
+    'BKGH,BSKH->BKGS', q, k, preferred_element_type=jnp.float32
+  )
+  seen = segment_ids[:, -1:] == segment_ids
+  scores = jnp.where(seen[:, None, None], scores / math.sqrt(h), -jnp.inf)
+  return jax.nn.softmax(scores, axis=-1).reshape(b, n, t)
+
+
 def _splash(q, k, v, segment_ids, causal):
   """Runs the kernel per shard: rows over batch axes, kv-heads over tensor."""
   b, t, n, h = q.shape

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from vlm.models import branches, functional, layers, unstacked
-from vlm.models.attention import attention
+from vlm.models.attention import attention, last_row
 from vlm.models.functional import Params, Runtime
 from vlm.models.layers import FEW_ROWS
 from vlm.models.ntk import DynamicNTK
@@ -179,7 +179,8 @@ class Attention(nnx.Module):
       q, k = self.q_norm(q), self.k_norm(k)
     q, k = layers.apply_rope(q, *rope), layers.apply_rope(k, *rope)
     if branches.is_branched(cache):
-      return self.o(branches.attend(q, k, v, segment_ids, cache)), (k, v)
+      out = branches.attend(q, k, v, segment_ids, cache)
+      return self.o(out), (q, k, v)
     ids, kv_ids, index = segment_ids, segment_ids, 0
     if cache is not None:
       index, kv_ids = cache['index'], cache['segment_ids']
@@ -195,7 +196,7 @@ class Attention(nnx.Module):
       q_offset=index,
       impl=self.impl,
     )
-    return self.o(out), (k, v)
+    return self.o(out), (q, k, v)
 
 
 class GatedMLP(nnx.Module):
@@ -226,11 +227,11 @@ class Block(nnx.Module):
 
   def __call__(self, x, rope, segment_ids, cache):
     with jax.named_scope('attn'):
-      out, kv = self.attn(self.attn_norm(x), rope, segment_ids, cache)
+      out, qkv = self.attn(self.attn_norm(x), rope, segment_ids, cache)
       x = constrain(x + out, 'batch', None, None)
     with jax.named_scope('mlp'):
       x = constrain(x + self.mlp(self.mlp_norm(x)), 'batch', None, None)
-    return x, kv
+    return x, qkv
 
 
 class Decoder(nnx.Module):
@@ -279,15 +280,19 @@ class Decoder(nnx.Module):
         cache['segment_ids'], segment_ids, cache['index'], axis=1
       )
       shared = {'segment_ids': ids, 'index': cache['index']}
-      per_layer = {'k': cache['k'], 'v': cache['v']}
+      # A cache with a 'q' asks each layer for its last query as well.
+      per_layer = {name: cache[name] for name in 'kvq' if name in cache}
 
     def apply(block, x, inputs):
       kv, layer = inputs['kv'], inputs['number']
       layer_cache = None if kv is None else shared | kv
-      x, (k, v) = block(x, rope, segment_ids, layer_cache)
+      x, (q, k, v) = block(x, rope, segment_ids, layer_cache)
       if deepstack is not None:
         x = x + _of_layer(deepstack, layer).astype(x.dtype)
-      return x, None if kv is None else {'k': k, 'v': v}
+      if kv is None:
+        return x, None
+      last = {'q': q[:, -1:]} if 'q' in kv else {}
+      return x, {'k': k, 'v': v} | last
 
     # One loop for all layers: cutting the stack in two would copy it.
     number = None if deepstack is None else jnp.arange(config.depth)
@@ -438,6 +443,24 @@ class LanguageModel:
   def hidden(self, params: Params, batch: dict) -> Float[Array, 'B T D']:
     """Hidden states of a training batch."""
     return self.forward(params, batch)[0]
+
+  def attention_of(
+    self, params: Params, batch: dict
+  ) -> Float[Array, 'L B N T']:
+    """How each row's last token attends, in every layer and head.
+
+    Args:
+      params: the parameters.
+      batch: as of `forward`; its rows end together, as prompts do.
+
+    Returns:
+      float32 weights over the row's tokens that sum to 1; 0 on padding.
+    """
+    cache = self.init_cache(*batch['tokens'].shape)
+    cache['q'] = jnp.zeros(len(cache['k']))
+    filled = self.forward(params, batch, cache)[1]
+    rows = lambda q, k: last_row(q, k, batch['segment_ids'])
+    return jax.vmap(rows)(filled['q'], filled['k'])
 
 
 class _Holder(nnx.Module):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from launch import aot, topologies
+from launch import aot, aot_report, topologies
 from vlm.models import flops
 from vlm.rollout import decoding
 from vlm.rollout.settings import Sampling
@@ -54,7 +54,7 @@ def compile_step(
   wanted: topologies.Slice,
   *,
   log: Callable[[str], None] = print,
-) -> aot.Report:
+) -> aot_report.Report:
   """Compiles 'prefill' or 'decode'.
 
   Args:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from launch import aot
+from launch import aot_report
 
 ROOT = Path(__file__).resolve().parents[1]
 README, ROWS = ROOT / 'README.md', ROOT / 'launch' / 'aot_table.json'
@@ -30,11 +30,13 @@ NOTE = (
 ORDER = ('train', 'forward', 'prefill', 'decode')
 
 
-def row_of(model: str, report: aot.Report) -> dict[str, Any]:
+def row_of(model: str, report: aot_report.Report) -> dict[str, Any]:
   """What the table keeps of a report."""
   chip, memory = report.slice.chip, report.memory
   ways = report.mesh['data'] * report.mesh['fsdp']
-  used = f'{memory.total / aot.GIB:.1f} of {chip.hbm / aot.GIB:.2f}'
+  used = (
+    f'{memory.total / aot_report.GIB:.1f} of {chip.hbm / aot_report.GIB:.2f}'
+  )
   sent = sum(sent for *_, sent in report.traffic()) / 1e9
   return {
     'model': model,

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict, config_flags
 
 from data.pack import RowSpec
 from experiments import task as tasks
-from launch import aot, aot_rollout, aot_table, job, topologies
+from launch import aot, aot_report, aot_rollout, aot_table, job, topologies
 from vlm.train.sft import sft
 
 FLAGS = flags.FLAGS
@@ -89,7 +89,7 @@ def rollout_of(config: ConfigDict) -> aot_rollout.Rollout:
 
 def compile_for(
   config: ConfigDict, wanted: topologies.Slice, steps: list[str]
-) -> list[aot.Report]:
+) -> list[aot_report.Report]:
   """Compiles the named steps one after another, printing each report."""
   reports = []
   for step in steps:
@@ -100,7 +100,7 @@ def compile_for(
   return reports
 
 
-def _compile(step: str, config: ConfigDict, wanted) -> aot.Report:
+def _compile(step: str, config: ConfigDict, wanted) -> aot_report.Report:
   if step in aot_rollout.STEPS:
     work = rollout_of(config)
     return aot_rollout.compile_step(step, work, wanted, log=_log)
@@ -139,14 +139,14 @@ def main(argv: list[str]) -> None:
     sys.exit(1)
 
 
-def _run_one() -> list[aot.Report]:
+def _run_one() -> list[aot_report.Report]:
   if not FLAGS.topology:
     raise ValueError('--topology is missing, e.g. --topology=v5e:8x8')
   wanted = topologies.parse(FLAGS.topology)
   return compile_for(FLAGS.config, wanted, FLAGS.steps)
 
 
-def _run_table() -> list[aot.Report]:
+def _run_table() -> list[aot_report.Report]:
   config = FLAGS.config
   if not config.slices:
     raise ValueError(

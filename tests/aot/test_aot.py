@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from launch import aot, topologies
+from launch import aot, aot_report, topologies
 from vlm.models import llava_onevision, qwen2, registry, siglip
 from vlm.models.functional import Runtime
 from vlm.train.optimizer import make_optimizer
@@ -72,7 +72,7 @@ def work(**changes) -> aot.Work:
 
 
 @pytest.fixture(scope='module')
-def train() -> aot.Report:
+def train() -> aot_report.Report:
   v5e = topologies.parse('v5e:2x2')
   return aot.compile_train(work(), v5e, options=QUICK)
 
@@ -125,7 +125,7 @@ def test_forward_step_for_v6e():
     work(), topologies.parse('v6e:2x2'), options=QUICK
   )
   assert report.fits
-  assert report.slice.chip.hbm == int(31.25 * aot.GIB)
+  assert report.slice.chip.hbm == int(31.25 * aot_report.GIB)
   params = sum(
     leaf.size for leaf in jax.tree.leaves(work().model.abstract_params)
   )

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from experiments.depthlm import depthlm
-from launch import aot, aot_table, hlo, topologies
+from launch import aot_report, aot_table, hlo, topologies
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def report(**changes) -> aot.Report:
+def report(**changes) -> aot_report.Report:
   """A made-up report whose walls are easy to compute by hand."""
   chips, peak, rate = 64, 197e12, 819e9
-  return aot.Report(
+  return aot_report.Report(
     **{
       'step': 'train',
       'slice': topologies.parse('v5e:8x8'),
@@ -26,7 +26,7 @@ def report(**changes) -> aot.Report:
       'accumulate': 20,
       'remat': 'block',
       'refusal': '',
-      'memory': aot.Memory(4 << 30, 6 << 30, 5 << 30, 4 << 30, 1 << 29),
+      'memory': aot_report.Memory(4 << 30, 6 << 30, 5 << 30, 4 << 30, 1 << 29),
       'largest': [hlo.Buffer(1 << 30, 'bf16[1024]', 'params/big')],
       'collectives': [
         # 30 GB at 100 GB/s over both axes of the mesh, and 10 at 50.

@@ -2,22 +2,16 @@
 
 import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data.chat import load_chat
+from tests.convert import gguf_file
 from vlm.convert import gguf
 from vlm.convert.checkpoint import Checkpoint
 from vlm.convert.reader import load_params
 from vlm.models import registry
-
-spec = importlib.util.spec_from_file_location(
-  'gguf_file', Path(__file__).with_name('gguf_file.py')
-)
-gguf_file = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(gguf_file)
 
 pytestmark = pytest.mark.parity
 

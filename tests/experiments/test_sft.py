@@ -1,8 +1,6 @@
 """Fine-tuning a published model on conversations, from files to an export."""
 
-import importlib.util
 import json
-import pathlib
 
 import numpy as np
 import pytest
@@ -10,15 +8,10 @@ import pytest
 from data import records
 from experiments.sft import sft, task
 from launch import convert, evaluate, job, train
+from tests import tiny_checkpoint
 from vlm.sharding.mesh import make_mesh
 
 pytestmark = pytest.mark.parity
-ROOT = pathlib.Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location(
-  'tiny_checkpoint', ROOT / 'tests/tiny_checkpoint.py'
-)
-tiny_checkpoint = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tiny_checkpoint)
 
 
 def talk(question, answer, images):

@@ -1,6 +1,5 @@
 """Talking with a checkpoint: streams, turns, and what goes wrong."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -13,17 +12,13 @@ import vlm
 from data import assistant as assistants
 from data.records import BadRecord
 from launch import chat
+from tests import tiny_checkpoint
 from vlm.models import lora
 from vlm.models.functional import Runtime
 from vlm.sharding.mesh import make_mesh
 
 pytestmark = pytest.mark.parity
 ROOT = Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location(
-  'tiny_checkpoint', ROOT / 'tests/tiny_checkpoint.py'
-)
-tiny_checkpoint = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tiny_checkpoint)
 
 
 @pytest.fixture(scope='module')

@@ -1,6 +1,5 @@
 """The notebook, run cell by cell on a tiny checkpoint, and what it leaves."""
 
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -13,16 +12,12 @@ import pytest
 
 import vlm
 from data.assistant import user_turn
+from tests import tiny_checkpoint
 from vlm.sharding.rules import flatten
 
 pytestmark = pytest.mark.parity
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / 'launch/colab/vlm_quickstart.ipynb'
-spec = importlib.util.spec_from_file_location(
-  'tiny_checkpoint', ROOT / 'tests/tiny_checkpoint.py'
-)
-tiny_checkpoint = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tiny_checkpoint)
 
 # What the notebook has found out, said at its end.
 FACTS = """

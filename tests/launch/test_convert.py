@@ -16,17 +16,13 @@ from data.assistant import Assistant
 from data.chat import load_chat
 from data.checkpoint import eos_ids
 from launch import convert
+from tests.convert import gguf_file
 from vlm.convert import folder, gguf
 from vlm.models import lora, registry
 from vlm.models.functional import Runtime
 from vlm.train.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location(
-  'gguf_file', ROOT / 'tests/convert/gguf_file.py'
-)
-gguf_file = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(gguf_file)
 
 
 def run(module: str, *flags: str) -> str:

@@ -109,7 +109,7 @@ def _row_spec(data, facts, seq_len, units, visual) -> RowSpec:
     units,
     seq_len=seq_len,
     visual=visual,
-    placeholders=tuple({facts.image_token, facts.video_token}),
+    placeholders=tuple(sorted({facts.image_token, facts.video_token})),
     **points,
   )
 

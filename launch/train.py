@@ -189,6 +189,8 @@ def _scores(made: job.Job, params: Any, mesh) -> dict[str, float]:
 
 def _throughput(made: job.Job, mesh) -> Throughput:
   config, spec = made.config, made.spec
+  if len(made.specs) > 1:
+    return Throughput()  # steps of several sizes have no one cost
   shapes = {
     name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype)
     for name, (shape, dtype) in spec.fields().items()

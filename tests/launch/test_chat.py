@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
@@ -15,6 +17,8 @@ from launch import chat
 from tests import tiny_checkpoint
 from vlm.models import lora
 from vlm.models.functional import Runtime
+from vlm.rollout.sampler import sample
+from vlm.rollout.settings import Buckets, Sampling
 from vlm.sharding.mesh import make_mesh
 
 pytestmark = pytest.mark.parity
@@ -179,3 +183,41 @@ def test_a_seed_draws_the_same_again(assistant):
     'hi', max_new_tokens=12, temperature=1.5, seed=seed
   )
   assert draw(1) == draw(1) != draw(2)
+
+
+def test_samples_under_mrope_are_what_the_trainer_scores(assistant):
+  """Three samples of one picture's prompt, drawn and scored twice."""
+  picture = tiny_checkpoint.picture(60, 90)
+  prompt = assistant.prompt(
+    {'messages': [chat.user_turn('what?', [picture])], 'images': [picture]}
+  )
+  settings = Sampling(8, (0,), temperature=1.0)
+  out = sample(
+    assistant.model,
+    assistant.params,
+    prompt,
+    settings,
+    samples=3,
+    seeds=[5],
+    buckets=Buckets(prompt=(prompt['tokens'].shape[1],)),
+  )
+  assert len({tuple(row) for row in out.tokens[0].tolist()}) == 3
+  assert out.lengths.min() > 1
+  after = prompt['positions'].max() + 1 + np.arange(8, dtype=np.int32)
+  for tokens, logprobs, length in zip(
+    out.tokens[0], out.model_logprobs[0], out.lengths[0]
+  ):
+    joined = lambda old, new: np.concatenate([old, new[None]], axis=1)
+    batch = prompt | {
+      'tokens': joined(prompt['tokens'], tokens),
+      'segment_ids': joined(prompt['segment_ids'], np.ones(8, np.int32)),
+      'positions': joined(
+        prompt['positions'], np.repeat(after[:, None], 3, axis=1)
+      ),
+    }
+    batch = jax.tree.map(jnp.asarray, batch)
+    hidden = assistant.model.hidden(assistant.params, batch)[:, -9:-1]
+    logits = assistant.model.logits(assistant.params, hidden)[0]
+    want = np.asarray(jax.nn.log_softmax(logits))[np.arange(8), tokens]
+    difference = np.abs(want - logprobs)[:length]
+    assert difference.max() < 1e-3

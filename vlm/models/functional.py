@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from vlm.models.lora import Lora
@@ -172,8 +171,3 @@ def _each(graphdef, state, apply, carry, xs, depth: int) -> tuple[Any, Any]:
     carry, y = apply(block, carry, pick(xs, layer))
     ys.append(y)
   return carry, jax.tree.map(lambda *parts: parts, *ys)
-
-
-def cast(array: jax.Array, dtype: str) -> jax.Array:
-  """Casts a parameter to the compute dtype at its point of use."""
-  return jnp.asarray(array, dtype)

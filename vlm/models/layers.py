@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from vlm.models.functional import Runtime
 from vlm.models.lora import Lora, add
+from vlm.models.partition import constrain
 
 # Up to so many rows a matrix goes to the left (see `OutputsFirst`).
 FEW_ROWS = 64
@@ -151,6 +152,37 @@ class Einsum(nnx.Module):
     if self.bias is not None:
       y = y + jnp.asarray(self.bias[...], self.dtype)
     return y
+
+
+class GatedMLP(nnx.Module):
+  """down(act(gate(x)) * up(x)), with biases on all three or on none."""
+
+  def __init__(
+    self,
+    width: int,
+    mlp_width: int,
+    *,
+    act: str = 'silu',
+    bias: bool = False,
+    rngs: nnx.Rngs,
+    runtime: Runtime,
+  ):
+    make = dict(rngs=rngs, runtime=runtime)
+    self.act = act
+    inward = lambda: Einsum(
+      'BTD,DF->BTF',
+      (width, mlp_width),
+      bias=(mlp_width,) if bias else (),
+      **make,
+    )
+    self.gate, self.up = inward(), inward()
+    self.down = Einsum(
+      'BTF,FD->BTD', (mlp_width, width), bias=(width,) if bias else (), **make
+    )
+
+  def __call__(self, x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
+    hidden = ACTIVATIONS[self.act](self.gate(x)) * self.up(x)
+    return self.down(constrain(hidden, 'batch', None, 'ffn'))
 
 
 class Embedding(nnx.Module):

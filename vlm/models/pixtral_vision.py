@@ -98,22 +98,6 @@ class Attention(nnx.Module):
     return self.o(out)
 
 
-class GatedMLP(nnx.Module):
-  """down(act(gate(x)) * up(x))."""
-
-  def __init__(self, config: PixtralVisionConfig, runtime, rngs: nnx.Rngs):
-    d, f = config.width, config.mlp_width
-    make = dict(rngs=rngs, runtime=runtime)
-    self.act = config.act
-    self.gate = layers.Einsum('BTD,DF->BTF', (d, f), **make)
-    self.up = layers.Einsum('BTD,DF->BTF', (d, f), **make)
-    self.down = layers.Einsum('BTF,FD->BTD', (f, d), **make)
-
-  def __call__(self, x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
-    hidden = layers.ACTIVATIONS[self.act](self.gate(x)) * self.up(x)
-    return self.down(constrain(hidden, 'batch', None, 'ffn'))
-
-
 class Block(nnx.Module):
   """Pre-norm attention and MLP with residuals."""
 
@@ -121,7 +105,13 @@ class Block(nnx.Module):
     norm = lambda: layers.RMSNorm(config.width, NORM_EPS, runtime=runtime)
     self.norm1, self.norm2 = norm(), norm()
     self.attn = Attention(config, runtime, rngs)
-    self.mlp = GatedMLP(config, runtime, rngs)
+    self.mlp = layers.GatedMLP(
+      config.width,
+      config.mlp_width,
+      act=config.act,
+      rngs=rngs,
+      runtime=runtime,
+    )
 
   def __call__(self, x, rope, frame):
     with jax.named_scope('attn'):

@@ -199,21 +199,6 @@ class Attention(nnx.Module):
     return self.o(out), (q, k, v)
 
 
-class GatedMLP(nnx.Module):
-  """down(silu(gate(x)) * up(x))."""
-
-  def __init__(self, config: Qwen2Config, runtime: Runtime, rngs: nnx.Rngs):
-    d, f = config.width, config.mlp_width
-    make = dict(rngs=rngs, runtime=runtime)
-    self.gate = layers.Einsum('BTD,DF->BTF', (d, f), **make)
-    self.up = layers.Einsum('BTD,DF->BTF', (d, f), **make)
-    self.down = layers.Einsum('BTF,FD->BTD', (f, d), **make)
-
-  def __call__(self, x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
-    hidden = jax.nn.silu(self.gate(x)) * self.up(x)
-    return self.down(constrain(hidden, 'batch', None, 'ffn'))
-
-
 class Block(nnx.Module):
   """Pre-norm attention and MLP with residuals."""
 
@@ -223,7 +208,9 @@ class Block(nnx.Module):
     )
     self.attn_norm, self.mlp_norm = norm(), norm()
     self.attn = Attention(config, runtime, rngs)
-    self.mlp = GatedMLP(config, runtime, rngs)
+    self.mlp = layers.GatedMLP(
+      config.width, config.mlp_width, rngs=rngs, runtime=runtime
+    )
 
   def __call__(self, x, rope, segment_ids, cache):
     with jax.named_scope('attn'):

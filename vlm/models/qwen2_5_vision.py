@@ -15,7 +15,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vlm.models import functional, layers
 from vlm.models.attention import attention
-from vlm.models.functional import Runtime
 from vlm.models.partition import constrain
 from vlm.models.windows import WindowLayout
 
@@ -112,24 +111,6 @@ class Attention(nnx.Module):
     return out.reshape(q.shape)
 
 
-class GatedMLP(nnx.Module):
-  """down(silu(gate(x)) * up(x)), with biases."""
-
-  def __init__(self, width, mlp_width, runtime: Runtime, rngs: nnx.Rngs):
-    make = dict(rngs=rngs, runtime=runtime)
-    inward = lambda: layers.Einsum(
-      'BTD,DF->BTF', (width, mlp_width), bias=(mlp_width,), **make
-    )
-    self.gate, self.up = inward(), inward()
-    self.down = layers.Einsum(
-      'BTF,FD->BTD', (mlp_width, width), bias=(width,), **make
-    )
-
-  def __call__(self, x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
-    hidden = jax.nn.silu(self.gate(x)) * self.up(x)
-    return self.down(constrain(hidden, 'batch', None, 'ffn'))
-
-
 class Block(nnx.Module):
   """Pre-norm attention and MLP with residuals."""
 
@@ -137,7 +118,9 @@ class Block(nnx.Module):
     norm = lambda: layers.RMSNorm(config.width, NORM_EPS, runtime=runtime)
     self.norm1, self.norm2 = norm(), norm()
     self.attn = Attention(config, runtime, rngs)
-    self.mlp = GatedMLP(config.width, config.mlp_width, runtime, rngs)
+    self.mlp = layers.GatedMLP(
+      config.width, config.mlp_width, bias=True, rngs=rngs, runtime=runtime
+    )
 
   def __call__(self, x, rope, frame, full):
     with jax.named_scope('attn'):

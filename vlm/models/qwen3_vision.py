@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from vlm.models import functional, layers
 from vlm.models.attention import attention
-from vlm.models.functional import Runtime
+from vlm.models.encoder import MLP
 from vlm.models.partition import constrain
 from vlm.models.patches import PatchLayout
 from vlm.models.qwen2_5_vision import axial_rope, normalised
@@ -111,23 +111,6 @@ class Attention(nnx.Module):
     )
 
 
-class MLP(nnx.Module):
-  """fc2(gelu(fc1(x))), with biases."""
-
-  def __init__(self, width, mlp_width, runtime: Runtime, rngs: nnx.Rngs):
-    make = dict(rngs=rngs, runtime=runtime)
-    self.fc1 = layers.Einsum(
-      'BTD,DF->BTF', (width, mlp_width), bias=(mlp_width,), **make
-    )
-    self.fc2 = layers.Einsum(
-      'BTF,FD->BTD', (mlp_width, width), bias=(width,), **make
-    )
-
-  def __call__(self, x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
-    hidden = layers.gelu_tanh(self.fc1(x))
-    return self.fc2(constrain(hidden, 'batch', None, 'ffn'))
-
-
 class Block(nnx.Module):
   """Pre-norm attention and MLP with residuals."""
 
@@ -135,7 +118,8 @@ class Block(nnx.Module):
     norm = lambda: layers.LayerNorm(config.width, NORM_EPS, runtime=runtime)
     self.norm1, self.norm2 = norm(), norm()
     self.attn = Attention(config, runtime, rngs)
-    self.mlp = MLP(config.width, config.mlp_width, runtime, rngs)
+    width, wide = config.width, config.mlp_width
+    self.mlp = MLP(width, wide, 'gelu_pytorch_tanh', runtime, rngs)
 
   def __call__(self, x, rope, frame):
     with jax.named_scope('attn'):

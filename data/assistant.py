@@ -80,8 +80,9 @@ class Assistant:
     chat = load_chat_of(folder)  # Before the weights: it fails faster.
     processor = load_processor(folder)
     stop = eos_ids(folder, config, chat)
-    params = _load_params(folder, facts, runtime or _usual_runtime(), mesh)
-    model = registry.build(facts, runtime or _usual_runtime())
+    runtime = runtime or _usual_runtime()
+    params = _load_params(folder, facts, runtime, mesh)
+    model = registry.build(facts, runtime)
     return cls(model, params, chat, processor, stop, mesh)
 
   def ask(

@@ -15,7 +15,7 @@ A sample is never cut: one that fits nowhere is a bad row, 'too long'.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -165,13 +165,22 @@ def merge_samples(samples: Sequence[Sample], spec: RowSpec) -> Sample:
   return row
 
 
-def empty_row(spec: RowSpec) -> Sample:
-  """Zeros in the shape of a row; the grid of no token is -1."""
+def nested(fields: Fields, make: Callable[..., Any]) -> Sample:
+  """`make(shape, dtype)` of every field; 'plan/...' lie in a dict of their own.
+
+  With `jax.ShapeDtypeStruct` these are the shapes of a row.
+  """
   row: Sample = {}
-  for name, (shape, dtype) in spec.fields().items():
+  for name, (shape, dtype) in fields.items():
     folder, _, key = name.rpartition('/')
     target = row.setdefault(folder, {}) if folder else row
-    target[key] = np.zeros(shape, dtype)
+    target[key] = make(shape, dtype)
+  return row
+
+
+def empty_row(spec: RowSpec) -> Sample:
+  """Zeros in the shape of a row; the grid of no token is -1."""
+  row = nested(spec.fields(), np.zeros)
   if 'plan' in row:
     row['plan']['grid'] -= 1
   return row

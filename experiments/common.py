@@ -4,6 +4,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vlm.models.lora import Lora
+
 
 def parse_arg(arg: str | None, sizes: tuple[str, ...], **defaults: Any):
   """Parses the part of `--config=file.py:ARG` after the colon.
@@ -55,9 +57,9 @@ def base_config() -> ConfigDict:
         'vision': {},  # facts of a small model made here
         'decoder': {},
         'init_scale': (),  # ((regex of paths, factor), ...) of a fresh draw
-        # {'rank', 'alpha', 'targets'} of adapters (vlm/models/lora.py), which
-        # are then all that is trained.
-        'lora': {},
+        # Adapters (vlm/models/lora.py), which are then all that is trained;
+        # rank 0: none.
+        'lora': {'rank': 0, 'alpha': Lora.alpha, 'targets': Lora.targets},
       },
       'runtime': {
         'dtype': 'float32',

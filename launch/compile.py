@@ -21,7 +21,6 @@ import jax
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from data.pack import RowSpec
 from experiments import task as tasks
 from launch import aot, aot_report, aot_rollout, aot_table, job, topologies
 from vlm.train.sft import sft
@@ -41,16 +40,6 @@ def define_flags() -> None:
   flags.mark_flag_as_required('config')
 
 
-def batch_of(rows: int, spec: RowSpec) -> dict[str, Any]:
-  """Shapes of the global batch, as documented in `data/pipeline.py`."""
-  batch: dict[str, Any] = {}
-  for name, (shape, dtype) in spec.fields().items():
-    folder, _, key = name.rpartition('/')
-    target = batch.setdefault(folder, {}) if folder else batch
-    target[key] = jax.ShapeDtypeStruct((rows, *shape), dtype)
-  return batch
-
-
 def work_of(config: ConfigDict) -> aot.Work:
   """The training job of a config, as shapes."""
   config = config.copy_and_resolve_references()
@@ -64,7 +53,7 @@ def work_of(config: ConfigDict) -> aot.Work:
     model=model,
     objective=sft(model, loss_chunk=config.loss_chunk),
     optimizer=job.optimizer_of(config, model),
-    batch=batch_of(config.batch_size, job.row_specs(config, model)[-1]),
+    batch=job.batch_of(config.batch_size, job.row_specs(config, model)[-1]),
     mesh=config.mesh,
     accumulate=config.accumulate,
     ema=config.optimizer.ema,
@@ -80,7 +69,7 @@ def rollout_of(config: ConfigDict) -> aot_rollout.Rollout:
     config.runtime.attention = 'splash'
   chat = None if config.model.preset else tasks.load(config).chat()
   model, rollout = job.model_of(config, chat), config.rollout
-  batch = batch_of(rollout.rows, job.row_specs(config, model)[-1])
+  batch = job.batch_of(rollout.rows, job.row_specs(config, model)[-1])
   del batch['loss_mask']
   return aot_rollout.Rollout(
     model, batch, rollout.mesh, rollout.samples, rollout.new_tokens

@@ -76,8 +76,8 @@ def from_orbax(
   source = folders.resolve(source)
   hf_config = folders.read_config(source)
   facts = registry.config_from_hf(hf_config)
-  adapters = settings['model'].get('lora')
-  adapters = lora.Lora(**adapters) if adapters else None
+  adapters = settings['model']['lora']
+  adapters = lora.Lora(**adapters) if adapters['rank'] else None
   dtype = settings['runtime']['param_dtype']
   model = registry.build(facts, Runtime(param_dtype=dtype, lora=adapters))
   name = 'ema' if settings['optimizer']['ema'] else 'params'

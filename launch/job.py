@@ -9,12 +9,13 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from data import assemble, pipeline, records
+from data import assemble, pack, pipeline, records
 from data.chat import Chat
 from data.checkpoint import load_processor
 from data.examples import Encoder
 from data.pack import RowSpec
 from data.processors.registry import processor_of
+from data.tiles import TileRow
 from experiments import task as tasks
 from vlm.convert import folder as folders
 from vlm.convert.reader import load_params
@@ -51,14 +52,14 @@ def runtime_of(config: ConfigDict) -> Runtime:
   if fields['attention'] == 'auto':
     on_tpu = jax.default_backend() == 'tpu'
     fields['attention'] = 'splash' if on_tpu else 'xla'
-  adapters = Lora(**config.model.lora) if config.model.lora else None
+  adapters = Lora(**config.model.lora) if config.model.lora.rank else None
   return Runtime(**fields, lora=adapters)
 
 
 def optimizer_of(config: ConfigDict, model: Any) -> Optimizer:
   """The optimiser; with adapters, of nothing else."""
   settings = dict(config.optimizer)
-  if config.model.lora:
+  if config.model.lora.rank:
     settings['rules'] = (lora.FREEZE_BASE, *settings['rules'])
   return make_optimizer(settings, model.abstract_params, config.steps)
 
@@ -101,17 +102,31 @@ def row_specs(config: ConfigDict, model: Any) -> tuple[RowSpec, ...]:
   return tuple(_row_spec(data, facts, *size) for size in sorted(sizes))
 
 
+def batch_of(rows: int, spec: RowSpec) -> dict[str, Any]:
+  """Shapes of the global batch, as documented in `data/pipeline.py`."""
+  return pack.nested(
+    spec.fields(),
+    lambda shape, dtype: jax.ShapeDtypeStruct((rows, *shape), dtype),
+  )
+
+
 def _row_spec(data, facts, seq_len, units, visual) -> RowSpec:
   if not units:
     return RowSpec(seq_len)
-  points = {'points': data.points} if data.points else {}
-  return processor_of(facts).row(
+  spec = processor_of(facts).row(
     units,
     seq_len=seq_len,
     visual=visual,
     placeholders=tuple(sorted({facts.image_token, facts.video_token})),
-    **points,
   )
+  if not data.points:
+    return spec
+  if not isinstance(spec, TileRow):
+    raise ValueError(
+      f'--config.data.points={data.points} is for models that see tiles; unset '
+      f'it for {facts.model_type}'
+    )
+  return dataclasses.replace(spec, points=data.points)
 
 
 def prepare(config: ConfigDict) -> Job:
@@ -217,7 +232,7 @@ def initial_params(job: Job, shardings: Any = None) -> Params | None:
 def load(job: Job, folder: epath.PathLike, shardings: Any = None) -> Params:
   """A published checkpoint's parameters, with fresh adapters if asked for."""
   dtype, model = job.config.runtime.param_dtype, job.model
-  if not job.config.model.lora:
+  if not job.config.model.lora.rank:
     return load_params(folder, model, shardings, dtype=dtype)
   base = base_model(model)
   where = None if shardings is None else lora.strip(shardings)

@@ -191,10 +191,7 @@ def _throughput(made: job.Job, mesh) -> Throughput:
   config, spec = made.config, made.spec
   if len(made.specs) > 1:
     return Throughput()  # steps of several sizes have no one cost
-  shapes = {
-    name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype)
-    for name, (shape, dtype) in spec.fields().items()
-  }
+  shapes = job.batch_of(config.batch_size, spec)
   peak = metrics_lib.peak_flops(list(mesh.devices.flat))
   return Throughput(
     tokens=config.batch_size * spec.seq_len,

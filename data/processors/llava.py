@@ -59,11 +59,11 @@ class LlavaProcessor:
       texts.get('video_token') or '<video>',
     )
 
-  def row(self, units: int, points: int = 4, **shape: Any) -> TileRow:
+  def row(self, units: int, **shape: Any) -> TileRow:
     """The row of `units` tiles; see `data.visual.Processor`."""
     return TileRow(
       tiles=units,
-      points=points,
+      points=4,  # of an image or a frame that is resized
       tile_tokens=self.layout.patches,
       image_size=self.layout.tile,
       **shape,

@@ -44,8 +44,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config = base_config()
   config.task = 'experiments.sft.task'
   config.workdir = f'runs/sft/{options.model}'
-  if options.lora:
-    config.model.lora = {'rank': options.lora, 'alpha': 2.0 * options.lora}
+  config.model.lora.rank = options.lora
+  config.model.lora.alpha = 2.0 * options.lora
   if options.size == 'smoke':
     return _smoke(config)
   if options.model not in SHAPES:
@@ -63,7 +63,7 @@ def _full(config: ConfigDict, model: str) -> ConfigDict:
   config.model.init_from = 'gs://BUCKET/CHECKPOINT'
   config.runtime.dtype = 'bfloat16'
   config.runtime.remat = 'block'
-  config.optimizer.lr = 1e-4 if config.model.lora else 1e-5
+  config.optimizer.lr = 1e-4 if config.model.lora.rank else 1e-5
   config.optimizer.warmup = 100
   config.checkpoint.every = 500
   config.data.seq_len, config.data.units, config.data.visual_tokens = SHAPES[

@@ -1,14 +1,18 @@
 """Fine-tuning a published model on conversations, from files to an export."""
 
 import json
+import math
 
+import jax
 import numpy as np
 import pytest
 
 from data import records
+from data.tiles import TileRow
 from experiments.sft import sft, task
 from launch import convert, evaluate, job, train
 from tests import tiny_checkpoint
+from vlm.models import flops
 from vlm.sharding.mesh import make_mesh
 
 pytestmark = pytest.mark.parity
@@ -127,7 +131,7 @@ def test_packed_rows_train(files, tmp_path):
 def test_answers_are_scored_word_for_word(files, tmp_path):
   config = config_of(files, workdir=str(tmp_path / 'run'))
   config.data.eval_path = config.data.path
-  config.model.lora = {}
+  config.model.lora.rank = 0
   made = job.prepare(config)
   mesh = make_mesh(config.mesh)
   params, _ = evaluate.load_checkpoint(made, str(files / 'model'), mesh)
@@ -161,3 +165,23 @@ def test_a_model_that_is_not_listed_is_named():
     task.Task(sft.get_config('smoke')).example(
       {'messages': [], 'images': [3]}, None
     )
+
+
+@pytest.mark.parametrize('name', sft.SHAPES)
+def test_every_listed_model_has_its_shapes_and_its_cost(name):
+  config = sft.get_config(f'full,model={name}')
+  model = job.model_of(config)
+  (spec,) = job.row_specs(config, model)
+  batch = job.batch_of(2, spec)
+  assert batch['plan']['valid'].shape == (2, config.data.visual_tokens)
+  cost = flops.train_flops(model.config, batch)
+  # Two rows meet every weight of the decoder three times.
+  layers = model.abstract_params['decoder']['layers']
+  weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(layers))
+  assert cost > 6 * weights * 2 * spec.seq_len
+  config.data.points = 4
+  if isinstance(spec, TileRow):
+    assert job.row_specs(config, model)[0].points == 4
+  else:
+    with pytest.raises(ValueError, match=r'data.points=4 is for models'):
+      job.row_specs(config, model)

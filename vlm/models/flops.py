@@ -68,7 +68,7 @@ def blocks(
   """
   decoder = getattr(config, 'decoder', config)
   found = []
-  if hasattr(config, 'vision'):
+  if hasattr(config, 'vision') and 'pixels' in batch:
     found += _tower(config, batch)
   rows, length = batch['tokens'].shape
   keys = (length + 1) / 2 if visible_only else length

@@ -96,3 +96,21 @@ def _truncate(params, part, depth):
 @pytest.fixture(scope='session')
 def truncate():
   return _truncate
+
+
+@pytest.fixture(scope='session')
+def stages():
+  """Every stage of a whole model, from one compile."""
+
+  def run(model, params, batch):
+    visual = model.encode_visual(params, batch['pixels'], batch['plan'])
+    x = model.embed(params, batch['tokens'], visual)
+    shape = batch['positions'], batch['segment_ids']
+    decoder = dataclasses.replace(model.config.decoder, depth=1)
+    short = dataclasses.replace(model.config, decoder=decoder)
+    first = registry.build(short, model.runtime)
+    layer, _ = first.decode(_truncate(params, 'decoder', 1), x, *shape)
+    hidden, _ = model.decode(params, x, *shape)
+    return visual, x, layer, hidden, model.logits(params, hidden)
+
+  return jax.jit(run, static_argnums=0)

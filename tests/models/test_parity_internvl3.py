@@ -133,28 +133,12 @@ def rows():
 
 
 @pytest.fixture(scope='module')
-def ours(pair, rows, truncate):
+def ours(pair, rows, stages):
   """Every stage of the mixed batch, from one compile."""
   _, model, params = pair
 
-  @jax.jit
-  def run(params, batch):
-    visual = model.encode_visual(params, batch['pixels'], batch['plan'])
-    x = model.embed(params, batch['tokens'], visual)
-    shape = batch['positions'], batch['segment_ids']
-    first = registry.build(
-      dataclasses.replace(
-        model.config,
-        decoder=dataclasses.replace(model.config.decoder, depth=1),
-      ),
-      model.runtime,
-    )
-    layer, _ = first.decode(truncate(params, 'decoder', 1), x, *shape)
-    hidden, _ = model.decode(params, x, *shape)
-    return visual, x, layer, hidden, model.logits(params, hidden)
-
   batch = our_batch(rows)
-  return batch, *run(params, batch)
+  return batch, *stages(model, params, batch)
 
 
 def test_layers_and_logits_of_a_mixed_batch(pair, rows, ours, torch, close):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import patch_rows
 from vlm.models import patches, registry
 from vlm.models.functional import Runtime
 from vlm.rollout.sampler import sample
@@ -89,38 +90,17 @@ LAYOUT = patches.PatchLayout(PATCH, merge=1, side=0)
 
 
 def our_batch(rows, left=False):
-  """Pads rows to one static shape, as a data pipeline does."""
-  length = max(len(row.tokens) for row in rows)
+  """Pads rows to one static shape; some slots and tokens stay empty."""
   count = max(patches.count_patches(row.grids) for row in rows) + 2
-  slots = count + 3
-  planned = [patches.plan_patches(row.grids, LAYOUT, slots) for row in rows]
-  fill = lambda x: np.pad(x, ((0, count - len(x)), *[(0, 0)] * (x.ndim - 1)))
-  batch = {
-    'tokens': np.zeros((len(rows), length), np.int32),
-    'segment_ids': np.zeros((len(rows), length), np.int32),
-    'positions': np.tile(np.arange(length, dtype=np.int32), (len(rows), 1)),
-    # What lies in empty slots must not matter.
-    'pixels': np.full((len(rows), slots, 3 * PATCH**2), 9, np.uint8),
-    'plan': {
-      'position': np.stack([plan['position'] for plan in planned]),
-      'frame': np.stack([plan['frame'] for plan in planned]),
-      'token': np.stack([fill(plan['token']) for plan in planned]),
-      'grid': np.stack([fill(plan['grid']) for plan in planned]),
-      'valid': np.stack(
-        [np.arange(count) < len(plan['token']) for plan in planned]
-      ),
-    },
-  }
-  for b, (row, plan) in enumerate(zip(rows, planned, strict=True)):
-    size = len(row.tokens)
-    place = slice(length - size, None) if left else slice(size)
-    batch['tokens'][b, place] = row.tokens
-    batch['segment_ids'][b, place] = 1
-    if row.images:
-      full = plan['source'] >= 0
-      cuts = np.concatenate([cut(image) for image in row.images])
-      batch['pixels'][b, full] = cuts[plan['source'][full]]
-  return batch
+  none = np.zeros((0, 3 * PATCH**2), np.uint8)
+  return patch_rows.padded(
+    [row.tokens for row in rows],
+    [np.arange(len(row.tokens)) for row in rows],
+    [np.concatenate([none, *map(cut, row.images)]) for row in rows],
+    [patches.plan_patches(row.grids, LAYOUT, count + 3) for row in rows],
+    count,
+    left,
+  )
 
 
 def published_pixels(torch, images, vision):
@@ -154,28 +134,12 @@ def rows():
 
 
 @pytest.fixture(scope='module')
-def ours(pair, rows, truncate):
+def ours(pair, rows, stages):
   """Every stage of the mixed batch, from one compile."""
   _, model, params = pair
 
-  @jax.jit
-  def run(params, batch):
-    visual = model.encode_visual(params, batch['pixels'], batch['plan'])
-    x = model.embed(params, batch['tokens'], visual)
-    shape = batch['positions'], batch['segment_ids']
-    first = registry.build(
-      dataclasses.replace(
-        model.config,
-        decoder=dataclasses.replace(model.config.decoder, depth=1),
-      ),
-      model.runtime,
-    )
-    layer, _ = first.decode(truncate(params, 'decoder', 1), x, *shape)
-    hidden, _ = model.decode(params, x, *shape)
-    return visual, x, layer, hidden, model.logits(params, hidden)
-
   batch = our_batch(rows)
-  return batch, *run(params, batch)
+  return batch, *stages(model, params, batch)
 
 
 def test_layers_and_logits_of_a_mixed_batch(pair, rows, ours, torch, close):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import patch_rows
 from vlm.models import mrope, registry, windows
 from vlm.models.functional import Runtime
 from vlm.rollout.sampler import sample
@@ -81,37 +82,17 @@ def make_row(grids, seed) -> Row:
 
 
 def our_batch(layout, rows, left=False):
-  """Pads rows to one static shape, as a data pipeline does."""
-  length = max(len(row.tokens) for row in rows)
+  """Pads rows to one static shape; some windows and tokens stay empty."""
   count = max(windows.count_tokens(row.grids, layout) for row in rows) + 2
   most = max(windows.count_windows(row.grids, layout) for row in rows) + 1
-  planned = [windows.plan_windows(row.grids, layout, most) for row in rows]
-  fill = lambda x: np.pad(x, ((0, count - len(x)), *[(0, 0)] * (x.ndim - 1)))
-  batch = {
-    'tokens': np.zeros((len(rows), length), np.int32),
-    'segment_ids': np.zeros((len(rows), length), np.int32),
-    'positions': np.zeros((len(rows), length, 3), np.int32),
-    # What lies in empty slots must not matter.
-    'pixels': np.full((len(rows), most * layout.slots, VALUES), 9, np.float32),
-    'plan': {
-      'position': np.stack([plan['position'] for plan in planned]),
-      'frame': np.stack([plan['frame'] for plan in planned]),
-      'token': np.stack([fill(plan['token']) for plan in planned]),
-      'grid': np.stack([fill(plan['grid']) for plan in planned]),
-      'valid': np.stack(
-        [np.arange(count) < len(plan['token']) for plan in planned]
-      ),
-    },
-  }
-  for b, (row, plan) in enumerate(zip(rows, planned, strict=True)):
-    size = len(row.tokens)
-    place = slice(length - size, None) if left else slice(size)
-    batch['tokens'][b, place] = row.tokens
-    batch['segment_ids'][b, place] = 1
-    batch['positions'][b, place] = row.positions
-    full = plan['source'] >= 0
-    batch['pixels'][b, full] = row.patches[plan['source'][full]]
-  return batch
+  return patch_rows.padded(
+    [row.tokens for row in rows],
+    [row.positions for row in rows],
+    [row.patches for row in rows],
+    [windows.plan_windows(row.grids, layout, most) for row in rows],
+    count,
+    left,
+  )
 
 
 def published_inputs(torch, rows, batch):
@@ -150,28 +131,12 @@ def rows():
 
 
 @pytest.fixture(scope='module')
-def ours(pair, rows, truncate):
+def ours(pair, rows, stages):
   """Every stage of the mixed batch, from one compile."""
   _, model, params = pair
 
-  @jax.jit
-  def run(params, batch):
-    visual = model.encode_visual(params, batch['pixels'], batch['plan'])
-    x = model.embed(params, batch['tokens'], visual)
-    shape = batch['positions'], batch['segment_ids']
-    first = registry.build(
-      dataclasses.replace(
-        model.config,
-        decoder=dataclasses.replace(model.config.decoder, depth=1),
-      ),
-      model.runtime,
-    )
-    layer, _ = first.decode(truncate(params, 'decoder', 1), x, *shape)
-    hidden, _ = model.decode(params, x, *shape)
-    return visual, x, layer, hidden, model.logits(params, hidden)
-
   batch = our_batch(model.config.vision.layout, rows)
-  return batch, *run(params, batch)
+  return batch, *stages(model, params, batch)
 
 
 def test_positions_are_the_published_ones(pair, rows, torch):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import patch_rows
 from vlm.models import mrope, patches, registry
 from vlm.models.functional import Runtime
 from vlm.rollout.sampler import sample
@@ -88,37 +89,17 @@ def make_row(grids, seed) -> Row:
 
 
 def our_batch(layout, rows, left=False):
-  """Pads rows to one static shape, as a data pipeline does."""
-  length = max(len(row.tokens) for row in rows)
+  """Pads rows to one static shape; some slots and tokens stay empty."""
   count = max(patches.count_tokens(row.grids, layout) for row in rows) + 2
   slots = max(patches.count_patches(row.grids) for row in rows) + 8
-  planned = [patches.plan_patches(row.grids, layout, slots) for row in rows]
-  fill = lambda x: np.pad(x, ((0, count - len(x)), *[(0, 0)] * (x.ndim - 1)))
-  every = lambda name: np.stack([plan[name] for plan in planned])
-  batch = {
-    'tokens': np.zeros((len(rows), length), np.int32),
-    'segment_ids': np.zeros((len(rows), length), np.int32),
-    'positions': np.zeros((len(rows), length, 3), np.int32),
-    # What lies in empty slots must not matter.
-    'pixels': np.full((len(rows), slots, VALUES), 9, np.float32),
-    'plan': {
-      **{k: every(k) for k in ('position', 'frame', 'taps', 'tap_weight')},
-      'token': np.stack([fill(plan['token']) for plan in planned]),
-      'grid': np.stack([fill(plan['grid']) for plan in planned]),
-      'valid': np.stack(
-        [np.arange(count) < len(plan['token']) for plan in planned]
-      ),
-    },
-  }
-  for b, (row, plan) in enumerate(zip(rows, planned, strict=True)):
-    size = len(row.tokens)
-    place = slice(length - size, None) if left else slice(size)
-    batch['tokens'][b, place] = row.tokens
-    batch['segment_ids'][b, place] = 1
-    batch['positions'][b, place] = row.positions
-    full = plan['source'] >= 0
-    batch['pixels'][b, full] = row.patches[plan['source'][full]]
-  return batch
+  return patch_rows.padded(
+    [row.tokens for row in rows],
+    [row.positions for row in rows],
+    [row.patches for row in rows],
+    [patches.plan_patches(row.grids, layout, slots) for row in rows],
+    count,
+    left,
+  )
 
 
 def published_inputs(torch, rows, batch):

@@ -1,0 +1,1 @@
+"""FlashVID (arXiv 2602.08024): training-free merging of video tokens."""

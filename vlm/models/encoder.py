@@ -94,7 +94,7 @@ def encode(
   """
   last = None
   if with_received:
-    blocks, last = _split_last(blocks)
+    blocks, last = split_last(blocks)
   run = lambda block, x, _: (block(x)[0], None)
   x, _ = functional.scan(blocks, run, x, None, runtime)
   return (x, None) if last is None else last(x, True)
@@ -113,8 +113,8 @@ def stacked_blocks(config, causal: bool, runtime: Runtime, rngs: nnx.Rngs):
   return functional.stack(build, config.depth, rngs)
 
 
-def _split_last(blocks: nnx.Module) -> tuple[nnx.Module, nnx.Module]:
-  """Stacked blocks without the last one, and the last one."""
+def split_last(blocks: nnx.Module) -> tuple[nnx.Module, nnx.Module]:
+  """Stacked blocks without the last one, and the last one; copies both."""
   graphdef, state = nnx.split(blocks)
   return (
     nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[:-1], state)),

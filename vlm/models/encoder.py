@@ -8,9 +8,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from vlm.models import functional, layers
-from vlm.models.attention import attention, received
+from vlm.models.attention import attention
 from vlm.models.functional import Runtime
 from vlm.models.partition import constrain
+from vlm.models.received import received
 
 
 class Attention(nnx.Module):
@@ -33,7 +34,9 @@ class Attention(nnx.Module):
     k = constrain(self.k(x), 'batch', None, 'heads', None)
     v = constrain(self.v(x), 'batch', None, 'heads', None)
     out = self.o(attention(q, k, v, causal=self.causal, impl=self.impl))
-    return out, received(q, k) if with_received else None
+    if not with_received:
+      return out, None
+    return out, received(q, k, impl=self.impl)
 
 
 class MLP(nnx.Module):

@@ -22,7 +22,7 @@ class VisualTokens(NamedTuple):
     tokens: [B, M, D] in the decoder's width.
     valid: bool [B, M]; valid tokens fill the placeholders in order.
     grid: int32 [B, M, 3], (t, h, w) of each token, -1 where it has none.
-    received_attention: float32 [B, M] or None; see `attention.received`.
+    received_attention: float32 [B, M] or None; see received.py.
     deepstack: [L, B, M, D] or None; features from inside the tower, to be added
       to the tokens after the decoder's first L layers (arXiv 2406.04334).
     kept: bool [B, M] or None for all; the others leave the row, and their

@@ -125,16 +125,15 @@ class TestEveryClass:
       peer.reduce(features)
 
 
-# Scans are compiled anew in eager mode, which takes these half a minute.
-SCANNING = [
-  pytest.param(name, marks=pytest.mark.slow)
-  for name in ('prunevid', 'fastvid', 'holitom', 'tome')
-]
-
-
+# Eager mode compiles every operation by itself: half a minute for all of them.
 @pytest.mark.parametrize(
   'case',
-  ['random', 'pooling', 'visionzip', 'dycoke', 'framefusion', *SCANNING],
+  [
+    case
+    if case in ('stride', 'dycoke')
+    else pytest.param(case, marks=pytest.mark.slow)
+    for case in clips.CASES
+  ],
 )
 def test_eager_equals_jitted(case):
   rows = [1, 4, 5]
@@ -145,7 +144,7 @@ def test_eager_equals_jitted(case):
   np.testing.assert_allclose(eager.tokens, want.tokens, atol=1e-6)
 
 
-@pytest.mark.parametrize('case', ['prunevid', 'fastvid', 'holitom', 'tome'])
+@pytest.mark.parametrize('case', ['tome', 'holitom'])
 def test_bfloat16_is_computed_in_float32_and_returned_as_it_came(case):
   features, attention, valid = map(jnp.asarray, clips.batch())
   features = features.astype(jnp.bfloat16)
@@ -159,16 +158,18 @@ def test_bfloat16_is_computed_in_float32_and_returned_as_it_came(case):
   )
 
 
-@pytest.mark.parametrize('case', ['visionzip', 'fastvid', 'framefusion'])
+@pytest.mark.parametrize('case', ['visionzip', 'fastvid'])
 def test_gradients_flow_through_merged_tokens(case):
-  features, attention, valid = (jnp.asarray(x[5:10]) for x in clips.batch())
-  black = features.at[0, 0, 0].set(0)
+  features, attention, valid = clips.batch()
+  features = np.nan_to_num(features)
   total = lambda x: clips.jitted(case)(x, attention, valid).tokens.sum()
-  slope = jax.grad(total)(black)
+  slope = jax.grad(total)(features)
   assert jnp.isfinite(slope).all()
   assert not slope[~valid].any()
   # Linear in the features, so the slope says how much of each token is left.
-  np.testing.assert_allclose(jnp.sum(slope * black), total(black), rtol=1e-4)
+  np.testing.assert_allclose(
+    jnp.sum(slope * features), total(features), rtol=1e-4
+  )
 
 
 class TestBudgets:

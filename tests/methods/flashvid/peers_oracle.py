@@ -4,7 +4,6 @@ Each takes x [F, N, D], attention [F, N] and a peer's settings, and returns
 {(f, n): vector} of what is left.
 """
 
-import functools
 import itertools
 import math
 
@@ -277,6 +276,34 @@ def fastvid(x, attention, peer):
   return out
 
 
+def static_in(linked, a, b):
+  """Places that stay linked from frame a to frame b; none of one frame."""
+  if a == b:
+    return []
+  return [n for n in range(linked.shape[1]) if linked[a + 1 : b + 1, n].all()]
+
+
+def windows(linked):
+  """(tokens saved, [(first, last)]) of the best of all ways to cut."""
+  F = len(linked)
+  gain = {
+    (a, b): len(static_in(linked, a, b)) * (b - a)
+    for a in range(F)
+    for b in range(a, F)
+  }
+  best, chosen = None, None
+  for cuts in itertools.product([False, True], repeat=F - 1):
+    ends = [f for f in range(F - 1) if cuts[f]] + [F - 1]
+    starts = [0] + [e + 1 for e in ends[:-1]]
+    pieces = list(zip(starts, ends))
+    saved = sum(gain[piece] for piece in pieces)
+    # Of equals the one whose last window is shortest, then the one before.
+    key = (saved, [a - b for a, b in reversed(pieces)])
+    if best is None or key > best:
+      best, chosen = key, pieces
+  return best[0], chosen
+
+
 def holitom(x, attention, peer):
   F, N, _ = x.shape
   tau = peer.threshold
@@ -286,27 +313,12 @@ def holitom(x, attention, peer):
   for f, n in itertools.product(range(1, F), range(N)):
     linked[f, n] = cosine(x[f, n], x[f - 1, n]) > tau
 
-  @functools.cache
-  def static_in(a, b):
-    if a == b:
-      return []
-    return [n for n in range(N) if linked[a + 1 : b + 1, n].all()]
-
-  best, windows = None, None
-  for cuts in itertools.product([False, True], repeat=F - 1):
-    ends = [f for f in range(F - 1) if cuts[f]] + [F - 1]
-    starts = [0] + [e + 1 for e in ends[:-1]]
-    pieces = list(zip(starts, ends))
-    saved = sum(len(static_in(a, b)) * (b - a) for a, b in pieces)
-    key = (saved, [a - b for a, b in reversed(pieces)])
-    if best is None or key > best:
-      best, windows = key, pieces
-
+  saved, pieces = windows(linked)
   M = rounded(peer.expansion * peer.retention, F * N)
-  left = F * N - best[0]
+  left = F * N - saved
   out = {}
-  for a, b in windows:
-    static = static_in(a, b)
+  for a, b in pieces:
+    static = static_in(linked, a, b)
     for f in range(a, b + 1):
       moving = [n for n in range(N) if n not in static]
       count = min(len(moving), -(-len(moving) * M // left))

@@ -10,7 +10,8 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from vlm.methods.flashvid.kernels import choice, max_min as selection
+from vlm.methods.flashvid.kernels import choice
+from vlm.methods.flashvid.kernels import max_min as selection
 from vlm.methods.flashvid.kernels.links import links
 from vlm.methods.flashvid.kernels.max_min import max_min
 from vlm.models import partition
@@ -53,6 +54,7 @@ def cosines(a, a_scale, b, b_scale):
 
 
 def links_by_loops(features, scale, free, follows):
+  free, follows = np.asarray(free), np.asarray(follows)
   frames, tokens = free.shape
   best = np.full((frames, tokens), -1.0)
   where = np.zeros((frames, tokens), int)
@@ -109,14 +111,18 @@ def test_links_equal_loops(frames, tokens, width, dtype):
   assert (want[0] > -1).any() and (want[0][1:] == -1).any()
 
 
-@pytest.mark.parametrize('again', [False, True])
-@pytest.mark.parametrize('in_vmem', [False, True])
 @pytest.mark.parametrize(
-  'tokens,width,dtype',
-  [(169, 24, 'float32'), (196, 1152, 'bfloat16'), (240, 128, 'float32')],
+  'tokens,width,dtype,in_vmem,again',
+  [
+    (169, 24, 'float32', True, False),
+    (169, 24, 'float32', True, True),
+    (169, 24, 'bfloat16', False, False),
+    (240, 128, 'float32', False, True),
+    (196, 1152, 'bfloat16', True, False),
+  ],
 )
 def test_max_min_equals_loops(
-  monkeypatch, again, in_vmem, tokens, width, dtype
+  monkeypatch, tokens, width, dtype, in_vmem, again
 ):
   if not in_vmem:
     monkeypatch.setattr(selection, 'VMEM_TOKENS', 1)
@@ -132,3 +138,74 @@ def test_max_min_equals_loops(
   args = features, scale, weight, jnp.asarray(valid), 9, again
   got = max_min(*args, interpret=True)
   np.testing.assert_array_equal(got, max_min_by_loops(*args))
+
+
+@pytest.mark.parametrize('in_vmem', [False, True])
+def test_semantics_of_a_tpu(monkeypatch, in_vmem):
+  """Tiles are copied when due; races and reads out of bounds are errors."""
+  monkeypatch.setattr(selection, 'VMEM_TOKENS', 2048 if in_vmem else 1)
+  features, scale = video(2, 150, 256)
+  free = flags(2, 150, 0.6)
+  weight = jnp.ones((2, 150))
+  args = features, scale, weight, free, 3, False
+  got = max_min(*args, interpret=ON_TPU)
+  np.testing.assert_array_equal(got, max_min_by_loops(*args))
+  if in_vmem:
+    args = features, scale, free, jnp.array([False, True])
+    for got, want in zip(links(*args, interpret=ON_TPU), links_by_loops(*args)):
+      np.testing.assert_array_equal(got, want)
+
+
+def test_videos_on_a_mesh_equal_one_by_one(devices):
+  """Four videos over four shards, no gradient asked of the kernels."""
+  many = [video(2, 30, 8, seed=seed) for seed in range(4)]
+  features, scale = (jnp.stack(x) for x in zip(*many))
+  features = jnp.nan_to_num(features)
+  free = jnp.stack([flags(2, 30, 0.6, seed) for seed in range(4)])
+  follows = jnp.array([False, True])
+
+  def one(features, scale, free):
+    best, where = links(features, scale, free, follows, interpret=True)
+    weight = jnp.ones(free.shape)
+    picks = max_min(features, scale, weight, free, 4, interpret=True)
+    kept = jnp.take_along_axis(features, picks[..., None], axis=1)
+    return (kept * kept).sum() + best.sum(), (best, where, picks)
+
+  def run(features, scale, free):
+    shards = lambda *x: partition.over_batch(jax.vmap(one), *x)
+    total, found = shards(features, scale, free)
+    return total.sum(), found
+
+  alone = jax.jit(jax.grad(one, has_aux=True))
+  want_grad, want = zip(*[alone(*x) for x in zip(features, scale, free)])
+  mesh = jax.make_mesh(
+    (2, 2), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2
+  )
+  with jax.set_mesh(mesh):
+    rows = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+    args = [jax.device_put(x, rows) for x in (features, scale, free)]
+    grad, got = jax.jit(jax.grad(run, has_aux=True))(*args)
+  for a, b in zip(got, zip(*want)):
+    np.testing.assert_array_equal(a, jnp.stack(b))
+  np.testing.assert_array_equal(grad, jnp.stack(want_grad))
+  assert np.abs(grad).max() > 1
+
+
+def test_where_kernels_are_used_is_logged_once(monkeypatch, caplog):
+  choice._log_once.cache_clear()
+  caplog.set_level(logging.INFO)
+  use = functools.partial(choice.use_kernels, 'auto')
+  assert not use(jnp.bfloat16) and not use(jnp.float32)
+  assert [x.getMessage() for x in caplog.records] == [
+    'FlashVID computes without its TPU kernels: this process computes on cpu, '
+    'not on a TPU'
+  ]
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+  assert use(jnp.bfloat16) and use(jnp.float32)
+  assert len(caplog.records) == 1
+  assert not use(jnp.float16)
+  assert 'float16' in caplog.records[1].getMessage()
+  assert not choice.use_kernels('jnp', jnp.float32)
+  assert choice.use_kernels('pallas', jnp.float32)
+  with pytest.raises(ValueError, match=r"kernels='pallas'.*float16"):
+    choice.use_kernels('pallas', jnp.float16)

@@ -5,12 +5,13 @@ import logging
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 log = logging.getLogger(__name__)
 DTYPES = ('bfloat16', 'float32')
 
 
-def use_kernels(kernels: str, dtype: jnp.dtype) -> bool:
+def use_kernels(kernels: str, dtype: DTypeLike) -> bool:
   """Whether `links` and `max_min` are Pallas kernels or plain jax.numpy.
 
   Why they are not, though 'auto' would have them, is logged once.

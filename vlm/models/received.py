@@ -3,7 +3,7 @@
     a_s = mean_{n,t} softmax_s(q_tn . k_s / sqrt(H))
 
 over heads n and queries t. What methods that leave out visual tokens rank them
-by where a tower has no class token (FlashVID, section 3.1, arXiv 2602.08024).
+by where a tower has no class token (FlashVID, arXiv 2602.08024).
 No form holds all T x T weights: memory grows with T.
 """
 

@@ -151,6 +151,8 @@ def _video(features: jax.Array, valid: jax.Array) -> _Video:
     precision='highest',
     preferred_element_type=jnp.float32,
   )
+  # A product need not be symmetric to the last bit, but ties depend on it.
+  dots = (dots + jnp.swapaxes(dots, 1, 2)) / 2
   square = jnp.diagonal(dots, axis1=1, axis2=2)
   finite = valid & jnp.isfinite(square)
   dots = jnp.where(finite[:, :, None] & finite[:, None], dots, 0)
@@ -197,7 +199,7 @@ def _selected(
         settings.relevance == 'video',
       )
       weight = weight * jnp.where(video.finite, event, 0)
-    cosine = video.dots * video.scale[:, :, None] * video.scale[:, None]
+    cosine = video.dots * (video.scale[:, :, None] * video.scale[:, None])
     chosen = adts.max_min(cosine, weight, video.valid, steps, again)
   times = adts.times_chosen(chosen, count, video.valid.shape[1])
   return jnp.where(video.valid, times, 0)
@@ -273,6 +275,7 @@ def _tree_distances(
   divisor = jnp.maximum(forest.divisor, 1)[:, None]
   vectors = (sums / divisor).reshape(frames, tokens, width)
   dots = jnp.einsum('fnd,fmd->fnm', vectors, vectors, precision='highest')
+  dots = (dots + jnp.swapaxes(dots, 1, 2)) / 2
   return dpc.squared_distances(dots, width)
 
 

@@ -40,7 +40,7 @@ def links(
       precision='highest',
       preferred_element_type=jnp.float32,
     )
-    cosine = dots * scale[f][:, None] * scale[f - 1][None]
+    cosine = dots * (scale[f][:, None] * scale[f - 1][None])
     both = free[f][:, None] & free[f - 1][None]
     cosine = jnp.where(both, cosine, -1)
     return jnp.max(cosine, axis=-1), jnp.argmax(cosine, axis=-1).astype('int32')

@@ -26,8 +26,13 @@ def attention(seed, frames, tokens):
 
 
 def signs(seed, frames, tokens, kinds):
-  """Rows of +-1 of width 16, few kinds: all products, norms and ties exact."""
+  """Rows of +-1 of up to 8 kinds: products, norms and so ties are exact.
+
+  Two kinds have a cosine of one half.
+  """
   rng = np.random.default_rng(seed)
-  bank = rng.choice([-1.0, 1.0], size=(kinds, 16))
-  bank[:, :8] = 1
+  rows = np.array([[1.0]])
+  for _ in range(3):
+    rows = np.block([[rows, rows], [rows, -rows]])
+  bank = np.concatenate([np.ones((8, 8)), rows], axis=1)
   return bank[rng.integers(kinds, size=(frames, tokens))].astype(np.float32)

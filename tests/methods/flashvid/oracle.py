@@ -150,7 +150,9 @@ def counts(of_frame, wanted, settings):
   seats = wanted - sum(one)
   quota = [Fraction(n * seats, max(sum(rest), 1)) for n in rest]
   result = [o + math.floor(q) for o, q in zip(one, quota)]
-  order = sorted(range(len(rest)), key=lambda f: (math.floor(quota[f]) - quota[f], f))
+  order = sorted(
+    range(len(rest)), key=lambda f: (math.floor(quota[f]) - quota[f], f)
+  )
   for f in order[: wanted - sum(result)]:
     result[f] += 1
   return result
@@ -164,8 +166,7 @@ def clusters(vectors, count, noise):
     (np.sum((vectors - v) ** 2, axis=1) / width).tolist() for v in vectors
   ]
   dense = [
-    math.exp(-sum(sorted(apart[i])[:k]) / k) + 1e-6 * noise[i]
-    for i in range(n)
+    math.exp(-sum(sorted(apart[i])[:k]) / k) + 1e-6 * noise[i] for i in range(n)
   ]
   largest = max(max(row) for row in apart)
   score = []

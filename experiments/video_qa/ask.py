@@ -1,0 +1,209 @@
+"""Asks a model the questions of a benchmark, batch by batch.
+
+Threads read the videos of the next batches while the devices answer. A video
+that cannot be shown leaves its question out of the answers, with the reason.
+"""
+
+import dataclasses
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+
+from data import pack
+from data.assistant import Assistant, user_turn
+from data.examples import Encoder
+from data.excerpt import open_excerpt
+from data.records import BadRecord
+from data.sources.video_qa import Question
+from experiments.video_qa import hosts
+from experiments.video_qa.answers import parse
+from experiments.video_qa.batch import batch_of, check_length, largest
+from experiments.video_qa.clock import Clock
+from experiments.video_qa.prompts import Prompt
+from vlm.rollout.sampler import Weights, prepare
+from vlm.sharding.batch import to_global
+
+AHEAD = 2  # batches whose videos are read before they are needed
+
+
+@dataclasses.dataclass(frozen=True)
+class Asking:
+  """How questions are asked.
+
+  Attributes:
+    prompt: their words.
+    frames: of each video, spread evenly; 0 leaves it to the checkpoint.
+    max_new_tokens: longest answer.
+    batch_size: questions answered at once, by all processes together.
+    threads: that read videos, of each process.
+  """
+
+  prompt: Prompt
+  frames: int
+  max_new_tokens: int
+  batch_size: int
+  threads: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+  """A question made ready for the model.
+
+  Attributes:
+    sample: its prompt; without the video where there is a problem.
+    note: JSON of `problem`, '' where there is none, and `grid`, the frames of
+      the video and the visual tokens of each.
+  """
+
+  sample: pack.Sample
+  note: str
+
+
+def ask(
+  assistant: Assistant,
+  questions: Sequence[Question],
+  asking: Asking,
+  mesh: jax.sharding.Mesh,
+  clock: Clock,
+  done: int = 0,
+) -> Iterator[list[dict[str, Any]]]:
+  """Answers questions greedily.
+
+  Args:
+    assistant: whose parameters lie on `mesh`.
+    questions: all of them.
+    asking: how.
+    mesh: over which batches are split.
+    clock: measures the batches.
+    done: questions to leave out at the beginning, whole batches.
+
+  Yields:
+    The records of a batch; see scores.py. The same on every process.
+  """
+  size = asking.batch_size
+  batches = [
+    list(questions[start : start + size])
+    for start in range(done, len(questions), size)
+  ]
+  weights = prepare(assistant.model, assistant.params)
+  encoder = Encoder(assistant.chat, assistant.processor)
+  show = lambda question: _show(encoder, question, asking)
+  with ThreadPoolExecutor(asking.threads) as pool:
+    for batch, shown in _read_ahead(pool, batches, size, show):
+      notes = [
+        json.loads(note) for note in hosts.joined([s.note for s in shown])
+      ]
+      texts = [None] * size
+      if any(not note['problem'] for note in notes[: len(batch)]):
+        texts = _answers(assistant, weights, shown, asking, mesh, clock)
+      yield [_record(*row) for row in zip(batch, notes, texts, strict=False)]
+
+
+def _read_ahead(
+  pool: ThreadPoolExecutor,
+  batches: Sequence[list[Question]],
+  size: int,
+  show: Callable[[tuple[Question, bool]], Shown],
+) -> Iterator[tuple[list[Question], list[Shown]]]:
+  """Yields batches with this process's rows, some being read meanwhile."""
+  waiting: deque[tuple[list[Question], list[Future]]] = deque()
+  try:
+    for batch in batches:
+      # One static shape: a short last batch has rows that show nothing.
+      rows = [(q, True) for q in batch]
+      rows += [(batch[-1], False)] * (size - len(batch))
+      futures = [pool.submit(show, row) for row in hosts.share(rows)]
+      waiting.append((batch, futures))
+      if len(waiting) > AHEAD:
+        yield _ready(waiting.popleft())
+    while waiting:
+      yield _ready(waiting.popleft())
+  finally:
+    pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _ready(entry: tuple[list[Question], list[Future]]):
+  batch, futures = entry
+  return batch, [future.result() for future in futures]
+
+
+def _show(
+  encoder: Encoder, row: tuple[Question, bool], asking: Asking
+) -> Shown:
+  question, with_video = row
+  text = asking.prompt.write(question)
+  problem = '' if with_video else 'padding'
+  if with_video:
+    try:
+      sample = _with_video(encoder, question, text, asking.frames)
+      return Shown(sample, json.dumps({'problem': '', 'grid': _grid(sample)}))
+    except BadRecord as bad:
+      problem = f'{bad.reason}: {bad.detail}'
+  # The row still goes to the device: without a video, and nobody listens.
+  messages = [user_turn(text)]
+  sample = encoder.prompt({'messages': messages, 'images': []})
+  return Shown(sample, json.dumps({'problem': problem, 'grid': None}))
+
+
+def _with_video(
+  encoder: Encoder, question: Question, text: str, frames: int
+) -> pack.Sample:
+  video = open_excerpt(
+    question.path,
+    encoder.processor,
+    frames,
+    start=question.start,
+    end=question.end,
+    fps=question.fps,
+  )
+  messages = [user_turn(text, [video])]
+  sample = encoder.prompt({'messages': messages, 'images': [video]})
+  check_length(sample)
+  return sample
+
+
+def _grid(sample: pack.Sample) -> list[int]:
+  """Frames, or pairs of them, and visual tokens of each; newlines are none."""
+  frame = sample['plan']['grid'][:, 0]
+  frame = frame[frame >= 0]
+  frames = len(np.unique(frame))
+  return [frames, len(frame) // frames]
+
+
+def _answers(
+  assistant: Assistant,
+  weights: Weights,
+  shown: Sequence[Shown],
+  asking: Asking,
+  mesh: jax.sharding.Mesh,
+  clock: Clock,
+) -> list[str]:
+  samples = [row.sample for row in shown]
+  size = hosts.common(largest(samples))
+  batch = to_global(batch_of(assistant, samples, size), mesh)
+  with jax.set_mesh(mesh):
+    out = clock.sample(assistant, weights, batch, asking.max_new_tokens)
+  rows = hosts.order(asking.batch_size)
+  return [out.texts[row][0] for row in rows]
+
+
+def _record(
+  question: Question, note: dict[str, Any], text: str | None
+) -> dict[str, Any]:
+  said = None if note['problem'] or text is None else text.strip()
+  return {
+    'id': question.id,
+    'video': question.video,
+    'categories': dict(question.categories),
+    'options': len(question.options),
+    'answer': question.answer,
+    'prediction': said,
+    'choice': None if said is None else parse(said, question.options),
+    'problem': note['problem'],
+    'grid': note['grid'],
+  }

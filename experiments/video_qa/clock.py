@@ -1,0 +1,90 @@
+"""Measures what answering takes: seconds to the first token, after it, memory.
+
+The first batch of a shape is compiled and therefore not among the figures. The
+time to the first token holds vision, compression and the decoder's prefill,
+which the published prefill times leave vision out of.
+"""
+
+import resource
+import statistics
+import sys
+import time
+from typing import Any
+
+import jax
+
+from data.assistant import Assistant
+from vlm.rollout.sampler import Decoding, Weights
+from vlm.rollout.samples import Samples
+from vlm.rollout.settings import Buckets, Sampling
+
+
+class Clock:
+  """Samples batches and keeps the time."""
+
+  def __init__(self):
+    self._shapes: set[Any] = set()
+    self._warm: list[dict[str, float]] = []
+    self._cold = 0.0
+
+  def sample(
+    self,
+    assistant: Assistant,
+    weights: Weights,
+    batch: dict[str, Any],
+    max_new_tokens: int,
+  ) -> Samples:
+    """Greedy answers to a batch, like `vlm.rollout.sampler.sample`."""
+    began = time.perf_counter()
+    length = batch['tokens'].shape[1]
+    run = Decoding(
+      assistant.model,
+      weights,
+      batch,
+      Sampling(max_new_tokens, assistant.stop, temperature=0),
+      buckets=Buckets(prompt=(length,), new=(max_new_tokens,)),
+    )
+    run.spoken()  # Waits for the first token.
+    first = time.perf_counter()
+    run.advance(max_new_tokens)
+    out = run.result(None, assistant.chat.decode)
+    ended = time.perf_counter()
+    shape = str(jax.tree.map(lambda array: array.shape, batch))
+    if shape in self._shapes:
+      steps = max(int(out.lengths.max()) - 1, 1)
+      self._warm.append(
+        {
+          'first_token_seconds': first - began,
+          'decode_seconds': ended - first,
+          'decode_seconds_per_token': (ended - first) / steps,
+        }
+      )
+    else:
+      self._cold += ended - began
+    self._shapes.add(shape)
+    return out
+
+  def report(self) -> dict[str, Any]:
+    """Medians over warm batches, of a batch; what compiling took; memory."""
+    names = self._warm[0] if self._warm else ()
+    return {
+      **{n: statistics.median(batch[n] for batch in self._warm) for n in names},
+      'warm_batches': len(self._warm),
+      'shapes_compiled': len(self._shapes),
+      'first_batches_seconds': self._cold,
+      'peak_memory': peak_memory(),
+    }
+
+
+def peak_memory() -> dict[str, Any]:
+  """The most bytes one device held, or the process, where no device tells."""
+  stats = [device.memory_stats() for device in jax.local_devices()]
+  peaks = [
+    s['peak_bytes_in_use'] for s in stats if s and 'peak_bytes_in_use' in s
+  ]
+  if peaks:
+    return {'bytes': max(peaks), 'of': 'the fullest device'}
+  # Kilobytes on Linux, bytes on a Mac.
+  unit = 1 if sys.platform == 'darwin' else 1024
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+  return {'bytes': peak, 'of': 'this process on its host'}

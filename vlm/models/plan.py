@@ -54,14 +54,15 @@ class Layout:
     max_tiles: tokens of the high-resolution view are shrunk to about
       `max_tiles * side**2` (the 9 of `anyres_max_9`).
     newline: where a video gets the newline vector: once at its end
-      (LLaVA-OneVision) or after each row of each frame (LLaVA-Video).
+      (LLaVA-OneVision), after each row of each frame (LLaVA-Video), or after
+      each frame (where frames lose tokens and have no rows).
   """
 
   tile: int
   side: int
   resolutions: tuple[tuple[int, int], ...]
   max_tiles: int = 9
-  newline: Literal['end', 'grid'] = 'end'
+  newline: Literal['end', 'grid', 'frame'] = 'end'
 
   @property
   def patches(self) -> int:
@@ -284,14 +285,14 @@ def _plan_clip(layout: Layout, frames: int) -> RowPlan:
   if frames < 1:
     raise ValueError(f'a video needs at least one frame, got {frames}')
   cells = _tile_cells(layout, 1, 1)
-  rows = layout.newline == 'grid'
-  parts = [
-    _shrunk_view(
-      t, cells + t * layout.patches, layout.pooled, layout.pooled, rows
-    )
-    for t in range(frames)
-  ]
-  if not rows:
+  rows, side = layout.newline == 'grid', layout.pooled
+  parts = []
+  for t in range(frames):
+    view = _shrunk_view(t, cells + t * layout.patches, side, side, rows)
+    parts.append(view)
+    if layout.newline == 'frame':
+      parts.append(_newline((t, -1, -1)))
+  if layout.newline == 'end':
     parts.append(_newline((-1, -1, -1)))
   return _join(parts, tiles=frames)
 

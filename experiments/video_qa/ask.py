@@ -16,18 +16,18 @@ import numpy as np
 
 from data import pack
 from data.assistant import Assistant, user_turn
-from data.examples import Encoder
 from data.excerpt import open_excerpt
 from data.records import BadRecord
 from data.sources.video_qa import Question
 from experiments.video_qa import hosts
 from experiments.video_qa.answers import parse
-from experiments.video_qa.batch import batch_of, check_length, largest
+from experiments.video_qa.batch import Shape, batch_of, check_length, shape_of
 from experiments.video_qa.clock import Clock
 from experiments.video_qa.prompts import Prompt
 from vlm.rollout.sampler import Weights, prepare
 from vlm.sharding.batch import to_global
 
+LONGEST_PROBLEM = 500  # characters
 AHEAD = 2  # batches whose videos are read before they are needed
 
 
@@ -56,12 +56,21 @@ class Shown:
 
   Attributes:
     sample: its prompt; without the video where there is a problem.
-    note: JSON of `problem`, '' where there is none, and `grid`, the frames of
-      the video and the visual tokens of each.
+    problem: why the video is not shown; '' if it is.
   """
 
   sample: pack.Sample
-  note: str
+  problem: str = ''
+
+  @property
+  def note(self) -> str:
+    """What the other processes want to know, as JSON."""
+    problem = self.problem
+    if len(problem) > LONGEST_PROBLEM:
+      problem = problem[:LONGEST_PROBLEM] + '...'
+    grid = None if problem else _grid(self.sample)
+    note = {'problem': problem, 'grid': grid, 'shape': shape_of(self.sample)}
+    return json.dumps(note)
 
 
 def ask(
@@ -91,16 +100,15 @@ def ask(
     for start in range(done, len(questions), size)
   ]
   weights = prepare(assistant.model, assistant.params)
-  encoder = Encoder(assistant.chat, assistant.processor)
-  show = lambda question: _show(encoder, question, asking)
+  show = lambda row: _show(assistant, row, asking)
   with ThreadPoolExecutor(asking.threads) as pool:
     for batch, shown in _read_ahead(pool, batches, size, show):
       notes = [
         json.loads(note) for note in hosts.joined([s.note for s in shown])
       ]
-      texts = [None] * size
+      shapes, texts = [note['shape'] for note in notes], [None] * size
       if any(not note['problem'] for note in notes[: len(batch)]):
-        texts = _answers(assistant, weights, shown, asking, mesh, clock)
+        texts = _answers(assistant, weights, shown, shapes, asking, mesh, clock)
       yield [_record(*row) for row in zip(batch, notes, texts, strict=False)]
 
 
@@ -133,37 +141,35 @@ def _ready(entry: tuple[list[Question], list[Future]]):
 
 
 def _show(
-  encoder: Encoder, row: tuple[Question, bool], asking: Asking
+  assistant: Assistant, row: tuple[Question, bool], asking: Asking
 ) -> Shown:
   question, with_video = row
   text = asking.prompt.write(question)
   problem = '' if with_video else 'padding'
   if with_video:
     try:
-      sample = _with_video(encoder, question, text, asking.frames)
-      return Shown(sample, json.dumps({'problem': '', 'grid': _grid(sample)}))
+      return Shown(_with_video(assistant, question, text, asking.frames))
     except BadRecord as bad:
       problem = f'{bad.reason}: {bad.detail}'
   # The row still goes to the device: without a video, and nobody listens.
-  messages = [user_turn(text)]
-  sample = encoder.prompt({'messages': messages, 'images': []})
-  return Shown(sample, json.dumps({'problem': problem, 'grid': None}))
+  example = {'messages': [user_turn(text)], 'images': []}
+  return Shown(assistant.encoder.prompt(example), problem)
 
 
 def _with_video(
-  encoder: Encoder, question: Question, text: str, frames: int
+  assistant: Assistant, question: Question, text: str, frames: int
 ) -> pack.Sample:
   video = open_excerpt(
     question.path,
-    encoder.processor,
+    assistant.processor,
     frames,
     start=question.start,
     end=question.end,
     fps=question.fps,
   )
-  messages = [user_turn(text, [video])]
-  sample = encoder.prompt({'messages': messages, 'images': [video]})
-  check_length(sample)
+  example = {'messages': [user_turn(text, [video])], 'images': [video]}
+  sample = assistant.encoder.prompt(example)
+  check_length(assistant, sample)
   return sample
 
 
@@ -179,13 +185,13 @@ def _answers(
   assistant: Assistant,
   weights: Weights,
   shown: Sequence[Shown],
+  shapes: Sequence[Shape],
   asking: Asking,
   mesh: jax.sharding.Mesh,
   clock: Clock,
 ) -> list[str]:
   samples = [row.sample for row in shown]
-  size = hosts.common(largest(samples))
-  batch = to_global(batch_of(assistant, samples, size), mesh)
+  batch = to_global(batch_of(assistant, samples, shapes), mesh)
   with jax.set_mesh(mesh):
     out = clock.sample(assistant, weights, batch, asking.max_new_tokens)
   rows = hosts.order(asking.batch_size)

@@ -1,4 +1,8 @@
-"""Prompts of several questions as one batch of few static shapes."""
+"""Prompts of several questions as one batch of few static shapes.
+
+Every process of a job prepares its share of the rows, and all must pad to one
+shape; so they tell each other the shapes of their prompts.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,52 +10,55 @@ from typing import Any
 import numpy as np
 
 from data import pack
-from data.assistant import BUCKET, LONGEST, Assistant
+from data.assistant import Assistant
 from data.examples import left_padded
 from data.records import BadRecord
 
-# tokens, tiles or patches, visual tokens of a prompt.
-Size = tuple[int, int, int]
+Shape = dict[str, Any]
 
 
-def check_length(sample: pack.Sample) -> None:
-  """Raises BadRecord ('too long') for a prompt no model here was trained on."""
-  tokens, _, visual = pack.sample_size(sample)
-  if tokens > LONGEST:
-    raise BadRecord(
-      'too long',
-      f'{tokens:,} tokens, {visual:,} of them visual; at most {LONGEST:,} fit: '
-      'set fewer --frames',
-    )
+def shape_of(sample: pack.Sample) -> Shape:
+  """What the static shape of a batch depends on, as JSON."""
+  plan = sample.get('plan', {})
+  return {
+    'tokens': len(sample['tokens']),
+    'pixels': list(sample['pixels'].shape[:1]) if plan else [],
+    'tiled': bool(plan) and sample['pixels'].ndim > 2,
+    'visual': len(plan.get('grid', ())),
+    'frames': list(plan['frames'].shape) if 'frames' in plan else [],
+  }
 
 
-def largest(samples: Sequence[pack.Sample]) -> Size:
-  """The size that holds each of several prompts."""
-  sizes = np.array([pack.sample_size(sample) for sample in samples])
-  return tuple(int(size) for size in sizes.max(axis=0))
+def like(shape: Shape) -> pack.Sample:
+  """A prompt of a shape, without content: its arrays are one zero each."""
+  zeros = lambda *size: np.broadcast_to(np.int32(0), size)
+  sample = {'tokens': zeros(shape['tokens'])}
+  if shape['pixels']:
+    side = (1, 1) if shape['tiled'] else ()
+    sample['pixels'] = zeros(*shape['pixels'], *side, 1)
+    sample['plan'] = {'grid': zeros(shape['visual'], 3)}
+  if shape['frames']:
+    sample['plan']['frames'] = zeros(*shape['frames'])
+  return sample
+
+
+def check_length(assistant: Assistant, sample: pack.Sample) -> None:
+  """Raises BadRecord ('too long') for a prompt that fits no model here."""
+  try:
+    assistant.row([sample])
+  except ValueError as error:
+    raise BadRecord('too long', str(error)) from error
 
 
 def batch_of(
-  assistant: Assistant, samples: Sequence[pack.Sample], size: Size
+  assistant: Assistant, samples: Sequence[pack.Sample], shapes: Sequence[Shape]
 ) -> dict[str, Any]:
   """Left-padded rows for `vlm.rollout`.
 
   Args:
     assistant: whose model is asked.
-    samples: prompts; those without visual tokens may stand among others.
-    size: what they are padded to, rounded up to few shapes.
+    samples: this process's prompts; those without visual tokens may stand among
+      others.
+    shapes: of the prompts of all processes.
   """
-  tokens, units, visual = size
-  rounded = lambda count: count + -count % BUCKET
-  if not units:
-    return left_padded(samples, pack.RowSpec(rounded(tokens)))
-  processor = assistant.processor
-  # Videos of equally many frames have equally many tiles already.
-  tiled = processor.row(1, seq_len=1).units == 'tiles'
-  spec = processor.row(
-    units if tiled else rounded(units),
-    seq_len=rounded(tokens),
-    visual=rounded(visual),
-    placeholders=assistant.chat.placeholder_ids,
-  )
-  return left_padded(samples, spec)
+  return left_padded(samples, assistant.row([like(shape) for shape in shapes]))

@@ -1,4 +1,4 @@
-"""The benchmarks: who reads them, how they are asked and how they are scored."""
+"""The benchmarks: who reads them, and how they are asked and scored."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

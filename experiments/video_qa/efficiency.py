@@ -7,19 +7,21 @@ from typing import Any
 import numpy as np
 
 from experiments.video_qa.scores import Record
-from vlm.methods.flashvid.reduced import Reducer
 from vlm.metrics import efficiency
+from vlm.models.visual import VisualTransform
 
 
 def report(
-  records: Sequence[Record], decoder: Any, reducer: Reducer | None = None
+  records: Sequence[Record],
+  decoder: Any,
+  transform: VisualTransform | None = None,
 ) -> dict[str, Any]:
   """Averages over the questions that were shown with their video.
 
   Args:
     records: of the run; see scores.py.
     decoder: frozen config of the decoder.
-    reducer: what leaves out visual tokens, if anything does.
+    transform: what leaves out visual tokens, if anything does.
 
   Returns:
     `tokens_per_layer`, `tokens_full` (what every layer would see), `tflops`
@@ -31,7 +33,7 @@ def report(
   if not grids:
     return {}
   shape = efficiency.DecoderShape.of(decoder)
-  rows = [_of_grid(grid, shape, reducer) for grid in grids]
+  rows = [_of_grid(grid, shape, transform) for grid in grids]
   weights = np.array(list(grids.values())) / grids.total()
   mean = lambda name: np.tensordot(weights, [row[name] for row in rows], 1)
   return {name: mean(name).tolist() for name in rows[0]}
@@ -40,13 +42,13 @@ def report(
 def _of_grid(
   grid: tuple[int, int],
   shape: efficiency.DecoderShape,
-  reducer: Reducer | None,
+  transform: VisualTransform | None,
 ) -> dict[str, Any]:
   full = grid[0] * grid[1]
   every = efficiency.tokens_per_layer(shape.depth, full)
   seen = every
-  if reducer is not None:
-    entering, prune = reducer.room(*grid), reducer.prune(shape.depth)
+  if transform is not None:
+    entering, prune = transform.room(*grid), transform.prune(shape.depth)
     cut = (prune.layer, int(prune.kept(entering)[-1])) if prune else ()
     seen = efficiency.tokens_per_layer(shape.depth, entering, *cut)
   return {

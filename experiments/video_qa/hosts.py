@@ -1,7 +1,7 @@
 """What the processes of a job tell each other about a batch.
 
-Every process reads its share of the rows; all must pad to one size, and the one
-that writes must know which videos the others could not show.
+Every process reads its share of the rows; all must pad to one shape, and the
+one that writes must know which videos the others could not show.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-LONGEST_TEXT = 1024  # bytes of a problem that travel
+LONGEST_TEXT = 2048  # bytes of a text that travels
 
 
 def share(rows: Sequence) -> list:
@@ -22,11 +22,6 @@ def order(rows: int) -> np.ndarray:
   """Where each row of a batch went: [rows] places in what `sample` returns."""
   places = np.arange(rows).reshape(jax.process_count(), -1)
   return places.T.ravel()
-
-
-def common(size: tuple[int, ...]) -> tuple[int, ...]:
-  """The largest of the processes' sizes, one by one."""
-  return tuple(int(n) for n in _gathered(np.array(size)).max(axis=0))
 
 
 def joined(own: Sequence[str]) -> list[str]:

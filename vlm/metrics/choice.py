@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float
 
 Invalid = Literal['wrong', 'chance']
 
@@ -14,7 +15,7 @@ def credit(
   options: Sequence[int],
   shown: Sequence[bool],
   invalid: Invalid = 'wrong',
-) -> np.ndarray:
+) -> Float[np.ndarray, 'N']:
   """What each answer counts.
 
   Args:
@@ -38,10 +39,10 @@ def credit(
 
 
 def by_group(
-  values: Sequence[float], groups: Sequence[str]
+  values: Float[np.ndarray, 'N'], groups: Sequence[str]
 ) -> Mapping[str, tuple[float, int]]:
   """Mean and number of the values of each group, in the order of the names."""
-  values, groups = np.asarray(values, np.float64), np.asarray(groups)
+  groups = np.asarray(groups)
   return {
     str(name): (float(values[groups == name].mean()), int(inside))
     for name, inside in zip(*np.unique(groups, return_counts=True))

@@ -12,17 +12,18 @@ from PIL import Image
 from data.sources import mlvu, mvbench
 
 FPS = 8
+HEIGHT, WIDTH = 64, 96
 
 
 def write_video(path: pathlib.Path, frames: int = 16, seed: int = 0) -> None:
-  """Frames of 32 x 32 pixels, each of one grey: 8 times its number."""
+  """Frames of one grey each: 8 times its number, and `seed`."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with av.open(str(path), 'w', format='mp4') as container:
     stream = container.add_stream('mpeg4', rate=FPS)
-    stream.width = stream.height = 32
+    stream.width, stream.height = WIDTH, HEIGHT
     stream.pix_fmt = 'yuv420p'
     for number in range(frames):
-      grey = np.full((32, 32, 3), (8 * number + seed) % 256, np.uint8)
+      grey = np.full((HEIGHT, WIDTH, 3), (8 * number + seed) % 256, np.uint8)
       frame = av.VideoFrame.from_ndarray(grey, format='rgb24')
       container.mux(stream.encode(frame))
     container.mux(stream.encode())
@@ -164,7 +165,7 @@ def mvbench_files(folder: pathlib.Path) -> pathlib.Path:
       for frame in range(1, 7):
         path = home / 'castle_clip' / f'{frame:05d}.jpg'
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new('RGB', (32, 32), (40 * frame,) * 3).save(path)
+        Image.new('RGB', (WIDTH, HEIGHT), (40 * frame,) * 3).save(path)
     elif task.startswith('moving'):
       write_video(
         folder / 'video/data0613' / mvbench.FOLDERS[task] / row['video']

@@ -17,6 +17,7 @@ import numpy as np
 from data import pack
 from data.assistant import Assistant, user_turn
 from data.excerpt import open_excerpt
+from data.frames import Frames
 from data.records import BadRecord
 from data.sources.video_qa import Question
 from experiments.video_qa import hosts
@@ -100,9 +101,10 @@ def ask(
     for start in range(done, len(questions), size)
   ]
   weights = prepare(assistant.model, assistant.params)
-  show = lambda row: _show(assistant, row, asking)
+  show = lambda q, video: _show(assistant, q, video, asking.prompt)
+  open_video = lambda question: _open(question, assistant, asking.frames)
   with ThreadPoolExecutor(asking.threads) as pool:
-    for batch, shown in _read_ahead(pool, batches, size, show):
+    for batch, shown in _read_ahead(pool, batches, asking, show, open_video):
       notes = [
         json.loads(note) for note in hosts.joined([s.note for s in shown])
       ]
@@ -115,17 +117,29 @@ def ask(
 def _read_ahead(
   pool: ThreadPoolExecutor,
   batches: Sequence[list[Question]],
-  size: int,
-  show: Callable[[tuple[Question, bool]], Shown],
+  asking: Asking,
+  show: Callable[[Question, Future | None], Shown],
+  open_video: Callable[[Question], Frames],
 ) -> Iterator[tuple[list[Question], list[Shown]]]:
   """Yields batches with this process's rows, some being read meanwhile."""
   waiting: deque[tuple[list[Question], list[Future]]] = deque()
+  videos: dict[Any, Future] = {}
   try:
     for batch in batches:
       # One static shape: a short last batch has rows that show nothing.
-      rows = [(q, True) for q in batch]
-      rows += [(batch[-1], False)] * (size - len(batch))
-      futures = [pool.submit(show, row) for row in hosts.share(rows)]
+      padding = [None] * (asking.batch_size - len(batch))
+      rows = hosts.share([*batch, *padding])
+      # Questions about one video stand together: it is read once. It is asked
+      # for before its questions, so that no thread waits in vain.
+      known, videos = videos, {}
+      for q in filter(None, rows):
+        part = _part(q)
+        found = videos.get(part) or known.get(part)
+        videos[part] = found or pool.submit(open_video, q)
+      futures = [
+        pool.submit(show, q or batch[-1], videos[_part(q)] if q else None)
+        for q in rows
+      ]
       waiting.append((batch, futures))
       if len(waiting) > AHEAD:
         yield _ready(waiting.popleft())
@@ -140,15 +154,35 @@ def _ready(entry: tuple[list[Question], list[Future]]):
   return batch, [future.result() for future in futures]
 
 
+def _part(question: Question) -> tuple:
+  return question.path, question.start, question.end, question.fps
+
+
+def _open(question: Question, assistant: Assistant, frames: int) -> Frames:
+  try:
+    return open_excerpt(
+      question.path,
+      assistant.processor,
+      frames,
+      start=question.start,
+      end=question.end,
+      fps=question.fps,
+    )
+  except OSError as error:
+    raise BadRecord('corrupt image', f'{question.path}: {error}') from error
+
+
 def _show(
-  assistant: Assistant, row: tuple[Question, bool], asking: Asking
+  assistant: Assistant,
+  question: Question,
+  video: Future | None,
+  prompt: Prompt,
 ) -> Shown:
-  question, with_video = row
-  text = asking.prompt.write(question)
-  problem = '' if with_video else 'padding'
-  if with_video:
+  """A question with its video, or alone where there is a problem or none."""
+  text, problem = prompt.write(question), 'padding'
+  if video is not None:
     try:
-      return Shown(_with_video(assistant, question, text, asking.frames))
+      return Shown(_with_video(assistant, text, video.result()))
     except BadRecord as bad:
       problem = f'{bad.reason}: {bad.detail}'
   # The row still goes to the device: without a video, and nobody listens.
@@ -156,17 +190,7 @@ def _show(
   return Shown(assistant.encoder.prompt(example), problem)
 
 
-def _with_video(
-  assistant: Assistant, question: Question, text: str, frames: int
-) -> pack.Sample:
-  video = open_excerpt(
-    question.path,
-    assistant.processor,
-    frames,
-    start=question.start,
-    end=question.end,
-    fps=question.fps,
-  )
+def _with_video(assistant: Assistant, text: str, video: Frames) -> pack.Sample:
   example = {'messages': [user_turn(text, [video])], 'images': [video]}
   sample = assistant.encoder.prompt(example)
   check_length(assistant, sample)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-LONGEST_TEXT = 2048  # bytes of a text that travels
+LONGEST_TEXT = 4096  # bytes of a text that travels
 
 
 def share(rows: Sequence) -> list:

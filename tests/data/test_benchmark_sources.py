@@ -143,7 +143,7 @@ def test_an_excerpt_is_a_video_of_its_own(tmp_path):
   assert _numbers(found) == [4, 8, 12]
   assert found.seconds == (0, 0.5, 1.0)
   assert found.fps == pytest.approx(3 / 9 * files.FPS)
-  assert found.images[0].size == (28, 28) and found.whole == (32, 32)
+  assert found.images[0].size == (28, 28) and found.whole == (64, 96)
   whole = open_excerpt(path, _Processor(), 2)
   assert _numbers(whole) == [0, 23] and whole.fps == pytest.approx(2 / 3)
   by_rule = open_excerpt(path, _Processor(), start=2.5)
@@ -171,7 +171,7 @@ def test_a_folder_of_frames_is_a_video(tmp_path):
   path = folder / 'video/tvqa/frames_fps3_hq/castle_clip'
   found = open_excerpt(path, _Processor(), 2, start=1.0, end=99.0, fps=3.0)
   assert [round(np.asarray(f).mean() / 40) for f in found] == [4, 6]
-  assert found.seconds == pytest.approx((0, 2 / 3)) and found.whole == (32, 32)
+  assert found.seconds == pytest.approx((0, 2 / 3)) and found.whole == (64, 96)
   with pytest.raises(BadRecord, match='no such folder of frames'):
     open_excerpt(folder / 'nowhere', None, fps=3.0)
   (folder / 'empty').mkdir()

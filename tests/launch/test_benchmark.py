@@ -10,7 +10,7 @@ from absl.testing import flagsaver
 
 from experiments.video_qa import ask as asking
 from experiments.video_qa.predictions import Predictions
-from launch import benchmark, evaluate
+from launch import benchmark, benchmark_report, evaluate
 from tests import benchmark_files, tiny_checkpoint
 
 pytestmark = pytest.mark.parity
@@ -63,9 +63,8 @@ def test_a_benchmark_is_asked_and_scored(whole, capsys):
     f'00{video}-{question}' for video in (1, 2, 3) for question in (1, 2)
   ]
   assert all(isinstance(r['prediction'], str) for r in records[:4])
-  # Four frames make two units of 3 x 3 patches of two by two: 32 pixels are
-  # too few for the published rule to keep.
-  assert all(r['grid'][0] == 2 for r in records[:4])
+  # Four frames are two pairs, of 2 x 3 visual tokens each.
+  assert [r['grid'] for r in records] == [[2, 6]] * 4 + [None] * 2
   assert [bool(r['problem']) for r in records] == [False] * 4 + [True] * 2
   assert all(r['choice'] is None for r in records[4:])
   report = json.loads((whole / 'scores.json').read_text())
@@ -81,13 +80,13 @@ def test_a_benchmark_is_asked_and_scored(whole, capsys):
   assert settings['visual_transform'] is None
   measured = report['measured']
   assert measured['warm_batches'] == 1 and measured['shapes_compiled'] == 1
-  assert measured['first_token_seconds'] > measured['vision_seconds'] > 0
-  assert measured['decode_seconds'] > 0
+  parts = measured['vision_seconds'] + measured['prefill_seconds']
+  assert measured['first_token_seconds'] == pytest.approx(parts)
+  assert measured['vision_seconds'] > 0 and measured['decode_seconds'] > 0
   assert measured['peak_memory']['bytes'] > 1e6
   assert report['efficiency']['compression'] == 1
-  grid = records[0]['grid']
-  assert report['efficiency']['tokens_per_layer'] == [grid[0] * grid[1]] * 2
-  benchmark.show('videomme', report)
+  assert report['efficiency']['tokens_per_layer'] == [12, 12]
+  benchmark_report.show('videomme', report)
   assert 'not shown: 003-1' in capsys.readouterr().out
 
 
@@ -114,15 +113,16 @@ def test_a_killed_run_continues_to_the_same_file(
   assert left.count('\n') == 4
   # The fourth line is torn: its batch is asked again.
   (tmp_path / 'predictions.jsonl').write_text(left[:-30])
-  asked, show = [], asking._show
+  asked, open_excerpt = [], asking.open_excerpt
 
-  def shown(assistant, row, how):
-    asked.append(row[0].id)
-    return show(assistant, row, how)
+  def opened(path, *args, **kwargs):
+    asked.append(path.name)
+    return open_excerpt(path, *args, **kwargs)
 
-  monkeypatch.setattr(asking, '_show', shown)
+  monkeypatch.setattr(asking, 'open_excerpt', opened)
   run(folder, tmp_path, videomme)
-  assert sorted(asked) == ['002-1', '002-2', '003-1', '003-2']
+  # Each video once for its two questions, and none of the batch that was there.
+  assert sorted(asked) == ['id1.MP4', 'id2']
   for name in ('predictions.jsonl', 'settings.json'):
     assert (tmp_path / name).read_text() == (whole / name).read_text()
   with pytest.raises(SystemExit, match='frames: 4 there, 2 now'):

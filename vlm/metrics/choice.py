@@ -41,9 +41,9 @@ def credit(
 def by_group(
   values: Float[np.ndarray, 'N'], groups: Sequence[str]
 ) -> Mapping[str, tuple[float, int]]:
-  """Mean and number of the values of each group, in the order of the names."""
-  groups = np.asarray(groups)
+  """Mean and number of the values of each group, as the groups come."""
+  inside = {name: np.asarray(groups) == name for name in dict.fromkeys(groups)}
   return {
-    str(name): (float(values[groups == name].mean()), int(inside))
-    for name, inside in zip(*np.unique(groups, return_counts=True))
+    name: (float(values[chosen].mean()), int(chosen.sum()))
+    for name, chosen in inside.items()
   }

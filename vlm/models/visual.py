@@ -1,6 +1,6 @@
 """What stands between a vision tower and a decoder, in every whole VLM."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ class VisualTokens(NamedTuple):
   kept: jax.Array | None = None
 
 
+@runtime_checkable
 class VisualTransform(Protocol):
   """What may stand between tower and decoder; frozen settings.
 

@@ -8,10 +8,15 @@ import pytest
 from absl import app, flags
 from absl.testing import flagsaver
 
+from data.assistant import Assistant
 from experiments.video_qa import ask as asking
+from experiments.video_qa import benchmarks, prompts
+from experiments.video_qa.clock import Clock
 from experiments.video_qa.predictions import Predictions
 from launch import benchmark, benchmark_report, evaluate
 from tests import benchmark_files, tiny_checkpoint
+from vlm.methods.flashvid import FlashVID
+from vlm.sharding.mesh import make_mesh
 
 pytestmark = pytest.mark.parity
 
@@ -24,13 +29,16 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module', autouse=True)
 def defined():
-  if 'benchmark' not in flags.FLAGS:
-    evaluate.define_flags()
+  before = set(flags.FLAGS)
+  evaluate.define_flags()
   # One device, so that a batch may hold two questions.
   with pytest.MonkeyPatch.context() as patch:
     one = lambda tensor: benchmark.mesh_lib.make_mesh({}, jax.devices()[:1])
     patch.setattr(benchmark, '_mesh', one)
     yield
+  # Other launchers' flags have the same names.
+  for name in set(flags.FLAGS) - before:
+    delattr(flags.FLAGS, name)
 
 
 def run(folder, output, data, name='videomme', **given):
@@ -148,6 +156,27 @@ def test_parts_of_videos_and_a_submission(folder, tmp_path):
   report = json.loads((output / 'scores.json').read_text())
   assert 'accuracy' not in report['scores']
   assert report['scores']['counts']['problems'] == {'corrupt image': 1}
+
+
+def test_a_reduction_is_passed_on(folder, videomme):
+  """Fewer tokens, also where the batch holds a row without its video."""
+  transform = FlashVID(retention=0.4)
+  mesh = make_mesh({}, jax.devices()[:1])
+  assistant = Assistant.load(folder, mesh=mesh, visual_transform=transform)
+  questions = benchmarks.questions('videomme', videomme)[3:5]
+  clock = Clock()
+  how = asking.Asking(prompts.Prompt(), 4, 2, batch_size=2)
+  (records,) = asking.ask(assistant, questions, how, mesh, clock)
+  assert [r['grid'] for r in records] == [[2, 6], None]
+  assert isinstance(records[0]['prediction'], str)
+  report = benchmark_report.report_of(
+    'videomme', records, assistant, clock, transform
+  )
+  layers = report['efficiency']['tokens_per_layer']
+  assert layers == [transform.room(2, 6)] * 2 and layers[0] < 12
+  described = benchmark.described(transform)
+  assert described['name'] == 'FlashVID' and described['retention'] == 0.4
+  json.dumps(described)
 
 
 @pytest.mark.parametrize(

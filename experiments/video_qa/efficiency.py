@@ -21,7 +21,8 @@ def report(
   Args:
     records: of the run; see scores.py.
     decoder: frozen config of the decoder.
-    transform: what leaves out visual tokens, if anything does.
+    transform: what leaves out visual tokens, if anything does; where it leaves
+      at most so many, the most are counted.
 
   Returns:
     `tokens_per_layer`, `tokens_full` (what every layer would see), `tflops`

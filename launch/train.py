@@ -192,7 +192,7 @@ def _throughput(made: job.Job, mesh) -> Throughput:
   if len(made.specs) > 1:
     return Throughput()  # steps of several sizes have no one cost
   shapes = job.batch_of(config.batch_size, spec)
-  length = spec.seq_len - (spec.clips.dropped if spec.clips else 0)
+  length, _ = made.model.lengths(shapes)
   decoded = jax.ShapeDtypeStruct((config.batch_size, length), 'int32')
   peak = metrics_lib.peak_flops(list(mesh.devices.flat))
   return Throughput(

@@ -239,7 +239,7 @@ def _merged(
     else budget.exact_counts
   )
   count = counts(of_frame, merged * parts.length, parts)
-  distance = _tree_distances(video, forest, joined)
+  distance = _tree_distances(video, forest, candidate)
   centre = dpc.cluster(distance, candidate, count, noise)
   start = jnp.arange(frames, dtype=jnp.int32)[:, None] * tokens
   place = jnp.where(centre < tokens, start + centre, none).reshape(-1)
@@ -268,18 +268,43 @@ def _joined(
 
 
 def _tree_distances(
-  video: _Video, forest: tstm.Trees, joined: jax.Array
+  video: _Video, forest: tstm.Trees, candidate: jax.Array
 ) -> jax.Array:
-  """float32 [F, N, N], squared distances of the trees' vectors."""
+  """float32 [F, N, N], squared distances of the trees' vectors.
+
+  A tree of one token has the token's products, which are there already.
+  """
   frames, tokens, width = video.features.shape
-  used = jnp.where(video.finite[..., None], video.features, 0)
-  rows = used.astype(jnp.float32).reshape(-1, width)
-  sums = jnp.zeros_like(rows).at[forest.roots].add(rows)
-  divisor = jnp.maximum(forest.divisor, 1)[:, None]
-  vectors = (sums / divisor).reshape(frames, tokens, width)
-  dots = jnp.einsum('fnd,fmd->fnm', vectors, vectors, precision='highest')
-  dots = (dots + jnp.swapaxes(dots, 1, 2)) / 2
+  grown = jnp.zeros(frames * tokens + 1, bool).at[forest.parents].set(True)
+  grown = grown[:-1].reshape(frames, tokens) & candidate
+
+  def with_trees(dots):
+    vectors = tstm.vectors(video.features, video.finite, forest)
+    frame = lambda args: _products(*args)
+    return jax.lax.map(frame, (dots, vectors, grown))
+
+  dots = jax.lax.cond(jnp.any(grown), with_trees, lambda x: x, video.dots)
   return dpc.squared_distances(dots, width)
+
+
+def _products(
+  dots: jax.Array, vectors: jax.Array, grown: jax.Array
+) -> jax.Array:
+  """[N, N], inner products of a frame's trees, given those of its tokens."""
+  few = max(len(grown) // 4, 1)
+  product = functools.partial(jnp.einsum, 'nd,md->nm', precision='highest')
+
+  def rows(dots):
+    which = jnp.nonzero(grown, size=few, fill_value=len(grown))[0]
+    new = product(vectors.at[which].get(mode='clip'), vectors)
+    dots = dots.at[which].set(new, mode='drop')
+    return dots.at[:, which].set(new.T, mode='drop')
+
+  count = jnp.sum(grown, dtype=jnp.int32)
+  case = (count > 0).astype(jnp.int32) + (count > few)
+  everything = lambda _: product(vectors, vectors)
+  dots = jax.lax.switch(case, (lambda x: x, rows, everything), dots)
+  return (dots + dots.T) / 2
 
 
 def _output(
@@ -307,7 +332,8 @@ def _output(
   to = jnp.append(end - 1, room)[merging.place]
   weighted = rows * merging.weight[:, None]
   merged = jnp.zeros((room + 1, width)).at[to].add(weighted)[:-1]
-  kept = used.reshape(-1, width)[at]
+  kept = features.reshape(-1, width)[at]
+  kept = jnp.where(video.finite.reshape(-1)[at, None], kept, 0)
   picked = jnp.where(is_merged[:, None], merged.astype(features.dtype), kept)
   return Reduced(
     jnp.where(valid[:, None], picked, 0),

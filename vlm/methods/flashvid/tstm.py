@@ -162,3 +162,37 @@ def trees(
   return Trees(
     jnp.where(joined, above, -1), roots, size if mean else 1.0 + size
   )
+
+
+def vectors(
+  features: Float[Array, 'F N D'], finite: Bool[Array, 'F N'], forest: Trees
+) -> Float[Array, 'F N D']:
+  """float32 vectors of the trees, at their roots.
+
+  Args:
+    features: tokens of any float dtype.
+    finite: tokens that do not count as zeros.
+    forest: how they are linked.
+  """
+  frames, tokens, _ = features.shape
+  # Below the first frame nothing is linked; each frame adds to the one before.
+  by_frame = lambda x: x.reshape(frames, tokens)
+  parent, divisor = by_frame(forest.parents), by_frame(forest.divisor)
+
+  def frame(children, args):
+    x, used, parent, divisor = args
+    total = jnp.where(used[:, None], x, 0).astype(jnp.float32) + children
+    scattered = jax.lax.cond(
+      jnp.any(parent >= 0),
+      lambda: (
+        jnp.zeros_like(total)
+        .at[jnp.where(parent >= 0, parent % tokens, tokens)]
+        .add(total, mode='drop')
+      ),
+      lambda: jnp.zeros_like(total),
+    )
+    return scattered, total / jnp.maximum(divisor, 1)[:, None]
+
+  start = jnp.zeros(features.shape[1:], jnp.float32)
+  inputs = features, finite, parent, divisor
+  return jax.lax.scan(frame, start, inputs, reverse=True)[1]

@@ -32,7 +32,7 @@ from experiments.video_qa.ask import Asking, ask
 from experiments.video_qa.benchmarks import BENCHMARKS
 from experiments.video_qa.clock import Clock
 from experiments.video_qa.predictions import Predictions
-from launch import benchmark_report, console
+from launch import benchmark_report, console, reduction
 from vlm.sharding import mesh as mesh_lib
 
 FLAGS = flags.FLAGS
@@ -85,7 +85,7 @@ def _run() -> None:
   )
   mesh = _mesh(FLAGS.tensor)
   asking = _asking(mesh)
-  visual_transform = None  # The one place where a reduction comes in.
+  visual_transform = reduction.from_flags()
   assistant = Assistant.load(
     FLAGS.model, mesh=mesh, visual_transform=visual_transform
   )

@@ -22,7 +22,7 @@ from absl import app, flags
 from etils import epath
 from ml_collections import config_flags
 
-from launch import benchmark, console, distributed, job
+from launch import benchmark, console, distributed, job, reduction
 from vlm.rollout.sampler import prepare, sample
 from vlm.rollout.settings import Buckets, Sampling
 from vlm.sharding import mesh as mesh_lib
@@ -176,6 +176,7 @@ def define_flags() -> None:
     'output', None, 'Where scores go; CHECKPOINT/evaluation by default.'
   )
   benchmark.define_flags()
+  reduction.define_flags()
 
 
 def main(argv: list[str]) -> None:
@@ -188,6 +189,7 @@ def main(argv: list[str]) -> None:
   if flags.FLAGS.benchmark:
     benchmark.run_from_flags()
   else:
+    reduction.update(flags.FLAGS.config, flags.FLAGS.flashvid)
     _run_config(flags.FLAGS.config)
 
 

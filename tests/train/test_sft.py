@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vlm.models.inputs import Inputs
 from vlm.train.sft import sft
 
 
@@ -11,8 +12,13 @@ class Bigram:
   """A model whose logits after token i are table[i]."""
 
   @staticmethod
-  def hidden(params, batch):
-    return jax.nn.one_hot(batch['tokens'], params['table'].shape[0])
+  def inputs(params, batch):
+    x = jax.nn.one_hot(batch['tokens'], params['table'].shape[0])
+    return Inputs(x, batch['tokens'], batch['segment_ids'])
+
+  @staticmethod
+  def run(params, inputs):
+    return inputs.x
 
   @staticmethod
   def head_kernel(params):

@@ -35,6 +35,9 @@ from vlm.models.siglip import SiglipVisionConfig
 from vlm.models.visual import frames_of
 from vlm.rollout.sampler import sample
 from vlm.rollout.settings import Buckets, Sampling
+from vlm.sharding import rules
+from vlm.sharding.batch import to_global
+from vlm.sharding.mesh import make_mesh
 
 IMAGE, VIDEO, VOCAB = 7, 8, 40
 DECODER = Qwen2Config(
@@ -306,6 +309,21 @@ def test_rows_do_not_depend_on_their_batch(name):
   np.testing.assert_allclose(
     together[2], plain.hidden(params, text)[0, -1], atol=2e-5
   )
+
+
+def test_eight_devices_leave_what_one_does():
+  config, model, params, samples, transform = case('qwen2_5_vl')
+  batch = batch_of(config, [*samples, samples[1]], transform)
+  run = jax.jit(lambda p, b: model.fill(p, model.inputs(p, b)))
+  want, cache = run(params, batch)
+  mesh = make_mesh(dict(data=2, fsdp=2, tensor=2))
+  placed = jax.device_put(params, rules.shardings(mesh, model.abstract_params))
+  with jax.set_mesh(mesh):
+    got, sharded = run(placed, to_global(batch, mesh))
+  real = np.asarray(cache['late']['segment_ids']) > 0
+  np.testing.assert_array_equal(sharded['late']['segment_ids'] > 0, real)
+  got, want = jax.device_get((got, want))
+  np.testing.assert_allclose(got[real], want[real], atol=2e-5)
 
 
 def test_everything_kept_is_bit_identical():

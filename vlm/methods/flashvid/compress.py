@@ -166,8 +166,21 @@ def _video(features: jax.Array, valid: jax.Array) -> _Video:
 
 def _means(video: _Video) -> jax.Array:
   """float32 [F, D], mean token of each frame; zeros for one not there."""
-  used = jnp.where(video.finite[..., None], video.features, 0)
-  total = jnp.sum(used, axis=1, dtype=jnp.float32)
+  used = video.finite.astype(jnp.float32)
+  product = functools.partial(
+    jnp.einsum,
+    'fn,fnd->fd',
+    precision='highest',
+    preferred_element_type=jnp.float32,
+  )
+  # As a product, which would spread what is not finite, it is several times
+  # faster.
+  total = jax.lax.cond(
+    jnp.all(video.finite),
+    lambda x: product(used, x),
+    lambda x: product(used, jnp.where(video.finite[..., None], x, 0)),
+    video.features,
+  )
   return total / jnp.maximum(video.tokens, 1)
 
 
@@ -239,7 +252,10 @@ def _merged(
     else budget.exact_counts
   )
   count = counts(of_frame, merged * parts.length, parts)
-  distance = _tree_distances(video, forest, candidate)
+  dots = tstm.products(
+    video.dots, video.features, video.finite, forest, candidate
+  )
+  distance = dpc.squared_distances(dots, video.features.shape[2])
   centre = dpc.cluster(distance, candidate, count, noise)
   start = jnp.arange(frames, dtype=jnp.int32)[:, None] * tokens
   place = jnp.where(centre < tokens, start + centre, none).reshape(-1)
@@ -267,46 +283,6 @@ def _joined(
   return joined & free & (best > -1), parent
 
 
-def _tree_distances(
-  video: _Video, forest: tstm.Trees, candidate: jax.Array
-) -> jax.Array:
-  """float32 [F, N, N], squared distances of the trees' vectors.
-
-  A tree of one token has the token's products, which are there already.
-  """
-  frames, tokens, width = video.features.shape
-  grown = jnp.zeros(frames * tokens + 1, bool).at[forest.parents].set(True)
-  grown = grown[:-1].reshape(frames, tokens) & candidate
-
-  def with_trees(dots):
-    vectors = tstm.vectors(video.features, video.finite, forest)
-    frame = lambda args: _products(*args)
-    return jax.lax.map(frame, (dots, vectors, grown))
-
-  dots = jax.lax.cond(jnp.any(grown), with_trees, lambda x: x, video.dots)
-  return dpc.squared_distances(dots, width)
-
-
-def _products(
-  dots: jax.Array, vectors: jax.Array, grown: jax.Array
-) -> jax.Array:
-  """[N, N], inner products of a frame's trees, given those of its tokens."""
-  few = max(len(grown) // 4, 1)
-  product = functools.partial(jnp.einsum, 'nd,md->nm', precision='highest')
-
-  def rows(dots):
-    which = jnp.nonzero(grown, size=few, fill_value=len(grown))[0]
-    new = product(vectors.at[which].get(mode='clip'), vectors)
-    dots = dots.at[which].set(new, mode='drop')
-    return dots.at[:, which].set(new.T, mode='drop')
-
-  count = jnp.sum(grown, dtype=jnp.int32)
-  case = (count > 0).astype(jnp.int32) + (count > few)
-  everything = lambda _: product(vectors, vectors)
-  dots = jax.lax.switch(case, (lambda x: x, rows, everything), dots)
-  return (dots + dots.T) / 2
-
-
 def _output(
   features: jax.Array,
   video: _Video,
@@ -327,11 +303,8 @@ def _output(
   at = jnp.minimum(place, frames * tokens - 1)
   is_merged = (slot == end[at] - 1) & (centre[at] > 0)
 
-  used = jnp.where(video.finite[..., None], features, 0)
-  rows = used.astype(jnp.float32).reshape(-1, width)
   to = jnp.append(end - 1, room)[merging.place]
-  weighted = rows * merging.weight[:, None]
-  merged = jnp.zeros((room + 1, width)).at[to].add(weighted)[:-1]
+  merged = _sums(features, video.finite, merging.weight, to, room)
   kept = features.reshape(-1, width)[at]
   kept = jnp.where(video.finite.reshape(-1)[at, None], kept, 0)
   picked = jnp.where(is_merged[:, None], merged.astype(features.dtype), kept)
@@ -341,6 +314,26 @@ def _output(
     valid,
     jnp.sum(here.reshape(frames, tokens), axis=1, dtype=jnp.int32),
   )
+
+
+def _sums(
+  features: jax.Array,
+  finite: jax.Array,
+  weight: jax.Array,
+  to: jax.Array,
+  room: int,
+) -> jax.Array:
+  """float32 [room, D], weighted sums of the tokens that go to each slot."""
+  by_frame = lambda x: x.reshape(finite.shape)
+
+  def frame(total, args):
+    x, finite, weight, to = args
+    x = jnp.where(finite[:, None], x, 0).astype(jnp.float32)
+    return total.at[to].add(x * weight[:, None], mode='drop'), None
+
+  inputs = features, finite, by_frame(weight), by_frame(to)
+  start = jnp.zeros((room, features.shape[2]), jnp.float32)
+  return jax.lax.scan(frame, start, inputs)[0]
 
 
 def _forest(times: jax.Array, merging: _Merging) -> Forest:

@@ -164,35 +164,75 @@ def trees(
   )
 
 
-def vectors(
-  features: Float[Array, 'F N D'], finite: Bool[Array, 'F N'], forest: Trees
-) -> Float[Array, 'F N D']:
-  """float32 vectors of the trees, at their roots.
+def products(
+  dots: Float[Array, 'F N N'],
+  features: Float[Array, 'F N D'],
+  finite: Bool[Array, 'F N'],
+  forest: Trees,
+  candidate: Bool[Array, 'F N'],
+) -> Float[Array, 'F N N']:
+  """Inner products of the vectors of a frame's trees, at their roots.
 
   Args:
+    dots: float32, those of the tokens; a tree of one token keeps them.
     features: tokens of any float dtype.
     finite: tokens that do not count as zeros.
     forest: how they are linked.
+    candidate: roots whose products are asked for; others are anything.
   """
   frames, tokens, _ = features.shape
-  # Below the first frame nothing is linked; each frame adds to the one before.
-  by_frame = lambda x: x.reshape(frames, tokens)
-  parent, divisor = by_frame(forest.parents), by_frame(forest.divisor)
+  parents = forest.parents.reshape(frames, tokens)
+  grown = jnp.zeros(frames * tokens + 1, bool).at[forest.parents].set(True)
+  grown = grown[:-1].reshape(frames, tokens) & candidate
+  # A sum has its divisor applied where it is small: to the products.
+  divisor = jnp.where(candidate, forest.divisor.reshape(frames, tokens), 1)
 
   def frame(children, args):
-    x, used, parent, divisor = args
-    total = jnp.where(used[:, None], x, 0).astype(jnp.float32) + children
-    scattered = jax.lax.cond(
-      jnp.any(parent >= 0),
-      lambda: (
-        jnp.zeros_like(total)
-        .at[jnp.where(parent >= 0, parent % tokens, tokens)]
-        .add(total, mode='drop')
-      ),
-      lambda: jnp.zeros_like(total),
-    )
-    return scattered, total / jnp.maximum(divisor, 1)[:, None]
+    dots, x, finite, parent, grown, divisor = args
+
+    def busy(children):
+      x32 = jnp.where(finite[:, None], x, 0).astype(jnp.float32)
+      sums = x32 + children
+      upward = jax.lax.cond(
+        jnp.any(parent >= 0), _to_parents, lambda x, _: 0 * x, sums, parent
+      )
+      return upward, _renewed(dots, sums, grown, divisor)
+
+    # A frame without links has no children either.
+    idle = lambda children: (children, dots)
+    moves = jnp.any(grown) | jnp.any(parent >= 0)
+    return jax.lax.cond(moves, busy, idle, children)
 
   start = jnp.zeros(features.shape[1:], jnp.float32)
-  inputs = features, finite, parent, divisor
+  inputs = dots, features, finite, parents, grown, divisor
   return jax.lax.scan(frame, start, inputs, reverse=True)[1]
+
+
+def _to_parents(sums: jax.Array, parent: jax.Array) -> jax.Array:
+  """[N, D] of the frame before: what its tokens get from their children."""
+  tokens = len(parent)
+  to = jnp.where(parent >= 0, parent % tokens, tokens)
+  return jnp.zeros_like(sums).at[to].add(sums, mode='drop')
+
+
+def _renewed(
+  dots: jax.Array, sums: jax.Array, grown: jax.Array, divisor: jax.Array
+) -> jax.Array:
+  """[N, N], products of a frame in which some trees have grown."""
+  few = max(len(grown) // 4, 1)
+  product = functools.partial(jnp.einsum, 'nd,md->nm', precision='highest')
+
+  def rows(dots):
+    which = jnp.nonzero(grown, size=few, fill_value=len(grown))[0]
+    at = lambda x: x.at[which].get(mode='clip')
+    new = product(at(sums), sums) / (at(divisor)[:, None] * divisor)
+    dots = dots.at[which].set(new, mode='drop')
+    return dots.at[:, which].set(new.T, mode='drop')
+
+  def everything(_):
+    return product(sums, sums) / (divisor[:, None] * divisor)
+
+  count = jnp.sum(grown, dtype=jnp.int32)
+  case = (count > 0).astype(jnp.int32) + (count > few)
+  dots = jax.lax.switch(case, (lambda x: x, rows, everything), dots)
+  return (dots + dots.T) / 2

@@ -33,11 +33,11 @@ def compiled(run, topology, *shapes, fsdp=1):
     return jax.jit(run).lower(*args).compile(compiler_options=QUICK)
 
 
-def both(features, scale, weight, free, follows):
+def both(features, norm, weight, free, follows):
   """What compression computes with the kernels, for one video."""
   return (
-    links(features, scale, free, follows),
-    max_min(features, scale, weight, free, steps=18, again=True),
+    links(features, norm, free, follows),
+    max_min(features, norm, weight, free, steps=18, again=True),
   )
 
 

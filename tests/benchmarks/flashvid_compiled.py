@@ -113,8 +113,8 @@ def tables() -> str:
     '| ---: | ---: | ---: | ---: |',
     *received_rows(),
     '',
-    f'Prefill of LLaVA-OneVision-7B on {SLICE.value}: 8 rows of 32 frames (tower '
-    'included) and 512 tokens of text, bfloat16:',
+    f'Prefill of LLaVA-OneVision-7B on {SLICE.value}: 8 rows of 32 frames '
+    '(tower included) and 512 tokens of text, bfloat16:',
     '',
     '| R | FLOPs of a step | fewer | temporaries per chip, GiB | HBM per chip, '
     'GiB | estimated step (bound) |',

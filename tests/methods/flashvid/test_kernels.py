@@ -32,11 +32,11 @@ def video(frames, tokens, width, dtype='float32', seed=0):
   features = np.repeat(features, frames, 0)
   features[1::2, ::3] += rng.integers(-1, 2, features[1::2, ::3].shape)
   # A power of two keeps cosines exact too; they need not lie within 1.
-  scale = np.full((frames, tokens), 2.0**-4)
-  scale[0, 2] = 0
+  norm = np.full((frames, tokens), 2.0**4)
+  norm[0, 2] = np.inf
   features = features.astype(np.float32)
   features[0, 2] = np.nan
-  return jnp.asarray(features, dtype), jnp.asarray(scale, jnp.float32)
+  return jnp.asarray(features, dtype), jnp.asarray(norm, jnp.float32)
 
 
 def flags(frames, tokens, share, seed=1):
@@ -44,22 +44,22 @@ def flags(frames, tokens, share, seed=1):
   return jnp.asarray(rng.random((frames, tokens)) < share)
 
 
-def cosines(a, a_scale, b, b_scale):
+def cosines(a, a_norm, b, b_norm):
   """[len(a), len(b)] in double."""
   a, b = (np.asarray(x, np.float64) for x in (a, b))
-  a_scale, b_scale = (np.asarray(x, np.float64)[:, None] for x in (
-    a_scale, b_scale))  # fmt: skip
-  unit = lambda x, scale: np.where(scale > 0, x * scale, 0)
-  return unit(a, a_scale) @ unit(b, b_scale).T
+  a_norm, b_norm = (np.asarray(x, np.float64)[:, None] for x in (
+    a_norm, b_norm))  # fmt: skip
+  unit = lambda x, norm: np.where(norm < np.inf, x / norm, 0)
+  return unit(a, a_norm) @ unit(b, b_norm).T
 
 
-def links_by_loops(features, scale, free, follows):
+def links_by_loops(features, norm, free, follows):
   free, follows = np.asarray(free), np.asarray(follows)
   frames, tokens = free.shape
   best = np.full((frames, tokens), -1.0)
   where = np.zeros((frames, tokens), int)
   for f in range(1, frames):
-    cosine = cosines(features[f], scale[f], features[f - 1], scale[f - 1])
+    cosine = cosines(features[f], norm[f], features[f - 1], norm[f - 1])
     for i in np.flatnonzero(free[f] & follows[f]):
       for j in np.flatnonzero(free[f - 1]):
         if cosine[i, j] > best[f, i]:
@@ -67,11 +67,11 @@ def links_by_loops(features, scale, free, follows):
   return best, where
 
 
-def max_min_by_loops(features, scale, weight, valid, steps, again):
+def max_min_by_loops(features, norm, weight, valid, steps, again):
   """Greedy, from the definition; 0 where nothing is left to pick."""
   picks = np.zeros((len(valid), steps), int)
   for f, there in enumerate(np.asarray(valid)):
-    distance = 1 - cosines(features[f], scale[f], features[f], scale[f])
+    distance = 1 - cosines(features[f], norm[f], features[f], norm[f])
     distance = np.asarray(weight[f], float)[:, None] * distance
     tokens, chosen = np.flatnonzero(there), []
     for step in range(steps):
@@ -101,11 +101,11 @@ def max_min_by_loops(features, scale, weight, valid, steps, again):
   ],
 )
 def test_links_equal_loops(frames, tokens, width, dtype):
-  features, scale = video(frames, tokens, width, dtype)
+  features, norm = video(frames, tokens, width, dtype)
   free = flags(frames, tokens, 0.6)
   follows = jnp.arange(frames) % 3 > 0
-  got = links(features, scale, free, follows, interpret=True)
-  want = links_by_loops(features, scale, free, follows)
+  got = links(features, norm, free, follows, interpret=True)
+  want = links_by_loops(features, norm, free, follows)
   np.testing.assert_array_equal(got[0], want[0])
   np.testing.assert_array_equal(got[1], want[1])
   assert (want[0] > -1).any() and (want[0][1:] == -1).any()
@@ -126,7 +126,7 @@ def test_max_min_equals_loops(
 ):
   if not in_vmem:
     monkeypatch.setattr(selection, 'VMEM_TOKENS', 1)
-  features, scale = video(4, tokens, width, dtype)
+  features, norm = video(4, tokens, width, dtype)
   # Weights of either sign; integers, so that products stay exact.
   rng = np.random.default_rng(2)
   weight = jnp.asarray(rng.integers(-2, 5, (4, tokens)), jnp.float32)
@@ -135,7 +135,7 @@ def test_max_min_equals_loops(
   valid[1] = np.arange(tokens) % 50 == 7
   valid[2] = np.arange(tokens) == 9
   valid[3] = False
-  args = features, scale, weight, jnp.asarray(valid), 9, again
+  args = features, norm, weight, jnp.asarray(valid), 9, again
   got = max_min(*args, interpret=True)
   np.testing.assert_array_equal(got, max_min_by_loops(*args))
 
@@ -144,14 +144,14 @@ def test_max_min_equals_loops(
 def test_semantics_of_a_tpu(monkeypatch, capsys, in_vmem):
   """No race and no access out of bounds, in VMEM and with rows from HBM."""
   monkeypatch.setattr(selection, 'VMEM_TOKENS', 2048 if in_vmem else 1)
-  features, scale = video(2, 150, 256)
+  features, norm = video(2, 150, 256)
   free = flags(2, 150, 0.6)
   weight = jnp.ones((2, 150))
-  args = features, scale, weight, free, 3, False
+  args = features, norm, weight, free, 3, False
   got = max_min(*args, interpret=ON_TPU)
   np.testing.assert_array_equal(got, max_min_by_loops(*args))
   if in_vmem:
-    args = features, scale, free, jnp.array([False, True])
+    args = features, norm, free, jnp.array([False, True])
     for got, want in zip(links(*args, interpret=ON_TPU), links_by_loops(*args)):
       np.testing.assert_array_equal(got, want)
   assert 'RACE' not in capsys.readouterr().out
@@ -160,31 +160,31 @@ def test_semantics_of_a_tpu(monkeypatch, capsys, in_vmem):
 def test_videos_on_a_mesh_equal_one_by_one(devices):
   """Four videos over four shards, no gradient asked of the kernels."""
   many = [video(2, 30, 8, seed=seed) for seed in range(4)]
-  features, scale = (jnp.stack(x) for x in zip(*many))
+  features, norm = (jnp.stack(x) for x in zip(*many))
   features = jnp.nan_to_num(features)
   free = jnp.stack([flags(2, 30, 0.6, seed) for seed in range(4)])
   follows = jnp.array([False, True])
 
-  def one(features, scale, free):
-    best, where = links(features, scale, free, follows, interpret=True)
+  def one(features, norm, free):
+    best, where = links(features, norm, free, follows, interpret=True)
     weight = jnp.ones(free.shape)
-    picks = max_min(features, scale, weight, free, 4, interpret=True)
+    picks = max_min(features, norm, weight, free, 4, interpret=True)
     kept = jnp.take_along_axis(features, picks[..., None], axis=1)
     return (kept * kept).sum() + best.sum(), (best, where, picks)
 
-  def run(features, scale, free):
+  def run(features, norm, free):
     shards = lambda *x: partition.over_batch(jax.vmap(one), *x)
-    total, found = shards(features, scale, free)
+    total, found = shards(features, norm, free)
     return total.sum(), found
 
   alone = jax.jit(jax.grad(one, has_aux=True))
-  want_grad, want = zip(*[alone(*x) for x in zip(features, scale, free)])
+  want_grad, want = zip(*[alone(*x) for x in zip(features, norm, free)])
   mesh = jax.make_mesh(
     (2, 2), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2
   )
   with jax.set_mesh(mesh):
     rows = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
-    args = [jax.device_put(x, rows) for x in (features, scale, free)]
+    args = [jax.device_put(x, rows) for x in (features, norm, free)]
     grad, got = jax.jit(jax.grad(run, has_aux=True))(*args)
   for a, b in zip(got, zip(*want)):
     np.testing.assert_array_equal(a, jnp.stack(b))

@@ -8,9 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from vlm.methods.flashvid import adts, budget, dpc, tstm
+from vlm.methods.flashvid.kernels import choice
+from vlm.methods.flashvid.kernels import links as links_kernel
+from vlm.methods.flashvid.kernels import max_min as max_min_kernel
 from vlm.methods.flashvid.reduced import Forest, Reduced
 from vlm.methods.flashvid.segments import Segments, segments
 from vlm.methods.flashvid.settings import FlashVID
+from vlm.models.partition import over_batch
 
 
 class _Video(NamedTuple):
@@ -113,8 +117,9 @@ def compress(
     first = lambda x: None if x is None else x[0]
     result = one(*map(first, (features, attention, valid, noise)))
     return jax.tree.map(lambda x: x[None], result)
-  axes = [None if x is None else 0 for x in (features, attention, valid, noise)]
-  return jax.vmap(one, in_axes=axes)(features, attention, valid, noise)
+  arrays = features, attention, valid, noise
+  axes = [None if x is None else 0 for x in arrays]
+  return over_batch(jax.vmap(one, in_axes=axes), *arrays)
 
 
 def _compress(
@@ -215,10 +220,25 @@ def _selected(
         settings.relevance == 'video',
       )
       weight = weight * jnp.where(video.finite, event, 0)
-    cosine = video.dots / (video.norm[:, :, None] * video.norm[:, None])
-    chosen = adts.max_min(cosine, weight, video.valid, steps, again)
+    chosen = _spread_out(video, weight, steps, again, settings)
   times = adts.times_chosen(chosen, count, video.valid.shape[1])
   return jnp.where(video.valid, times, 0)
+
+
+def _spread_out(
+  video: _Video,
+  weight: jax.Array,
+  steps: int,
+  again: bool,
+  settings: FlashVID,
+) -> jax.Array:
+  """int32 [F, K], the farthest points of each frame."""
+  if choice.use_kernels(settings.kernels, video.features.dtype):
+    return max_min_kernel.max_min(
+      video.features, video.norm, weight, video.valid, steps, again
+    )
+  cosine = video.dots / (video.norm[:, :, None] * video.norm[:, None])
+  return adts.max_min(cosine, weight, video.valid, steps, again)
 
 
 def _merged(
@@ -273,6 +293,10 @@ def _joined(
 ) -> tuple[jax.Array, jax.Array]:
   """Which tokens are linked, and to which of the frame before."""
   match = tstm.links if settings.parents == 'best' else tstm.same_place
+  if match is tstm.links and choice.use_kernels(
+    settings.kernels, video.features.dtype
+  ):
+    match = links_kernel.links
   best, parent = match(
     video.features, video.norm, free & video.finite, parts.follows
   )

@@ -19,7 +19,7 @@ TILE = 512
 
 def links(
   features: Float[Array, 'F N D'],
-  scale: Float[Array, 'F N'],
+  norm: Float[Array, 'F N'],
   free: Bool[Array, 'F N'],
   follows: Bool[Array, ' F'],
   interpret: bool | pltpu.InterpretParams = False,
@@ -28,7 +28,7 @@ def links(
 
   Args:
     features: tokens, bfloat16 or float32.
-    scale: float32 1 / norm of each token, 0 for one that counts as zeros.
+    norm: float32, of each token, inf for one that counts as zeros.
     free: tokens that have matches and may be one.
     follows: frames that continue the segment of the frame before.
     interpret: as in `pl.pallas_call`.
@@ -37,17 +37,17 @@ def links(
     The largest cosine, float32, -1 where there is none; and the token of the
     frame before that it is of, int32, the lowest of equals.
   """
-  features, scale = jax.lax.stop_gradient((features, scale))
+  features, norm = jax.lax.stop_gradient((features, norm))
   features = tiles.whole_lanes(features)
   frames, tokens, width = features.shape
   tile = tiles.row_tile(tokens, TILE)
   across, depth = pl.cdiv(tokens, tile), tiles.width_tile(width, TILE)
-  # What is not free has a scale of -1, what is not there of -2.
-  child = jnp.where(free, scale, -1)
+  # What is not free has a norm of -1, what is not there of -2.
+  child = jnp.where(free, norm, -1)
   parent = jnp.where(follows[1:, None], child[:-1], -1)
   parent = jnp.concatenate([jnp.full_like(child[:1], -1), parent])
   before = lambda f: jnp.maximum(f - 1, 0)
-  scales = lambda place: pl.BlockSpec((None, 1, tile), place)
+  norms = lambda place: pl.BlockSpec((None, 1, tile), place)
   vectors = lambda place: pl.BlockSpec((None, tile, depth), place)
   found = pl.BlockSpec((None, 1, tile), lambda f, i, j, d: (f, 0, i))
   best, where = pl.pallas_call(
@@ -56,8 +56,8 @@ def links(
     in_specs=[
       vectors(lambda f, i, j, d: (before(f), j, d)),
       vectors(lambda f, i, j, d: (f, i, d)),
-      scales(lambda f, i, j, d: (f, 0, j)),
-      scales(lambda f, i, j, d: (f, 0, i)),
+      norms(lambda f, i, j, d: (f, 0, j)),
+      norms(lambda f, i, j, d: (f, 0, i)),
     ],
     out_specs=[found, found],
     out_shape=[
@@ -121,7 +121,7 @@ def _links_kernel(
 def _cosines(dots, parent, child):
   """Cosines of free pairs, -1 of others, -2 of rows past the last token."""
   # Past the last token a tile holds anything; a product with it may be NaN.
-  used = (parent > 0) & (child > 0)
-  cosine = jnp.where(used, dots * child * parent, 0)
+  used = (parent > 0) & (child > 0) & (parent < jnp.inf) & (child < jnp.inf)
+  cosine = jnp.where(used, dots / (child * parent), 0)
   cosine = jnp.where((parent >= 0) & (child >= 0), cosine, -1)
   return jnp.where(parent == -2, -2, cosine)

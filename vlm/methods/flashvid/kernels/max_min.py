@@ -29,7 +29,7 @@ FAR = 1e30
 
 def max_min(
   features: Float[Array, 'F N D'],
-  scale: Float[Array, 'F N'],
+  norm: Float[Array, 'F N'],
   weight: Float[Array, 'F N'],
   valid: Bool[Array, 'F N'],
   steps: int,
@@ -43,7 +43,7 @@ def max_min(
 
   Args:
     features: tokens, bfloat16 or float32.
-    scale: float32 1 / norm of each token, 0 for one that counts as zeros.
+    norm: float32, of each token, inf for one that counts as zeros.
     weight: w, float32, of any sign.
     valid: tokens that can be chosen.
     steps: K, how many to choose of each frame.
@@ -54,15 +54,15 @@ def max_min(
   Returns:
     int32 tokens in the order in which they are chosen; 0 where none is left.
   """
-  features, scale, weight = jax.lax.stop_gradient((features, scale, weight))
+  features, norm, weight = jax.lax.stop_gradient((features, norm, weight))
   if steps == 0:
     return jnp.zeros((features.shape[0], 0), jnp.int32)
   small = features.shape[1] <= VMEM_TOKENS
   run = _in_vmem if small else _in_hbm
-  return run(features, scale, weight, valid, steps, again, interpret)
+  return run(features, norm, weight, valid, steps, again, interpret)
 
 
-def _in_vmem(features, scale, weight, valid, steps, again, interpret):
+def _in_vmem(features, norm, weight, valid, steps, again, interpret):
   features = tiles.whole_lanes(features)
   frames, tokens, width = features.shape
   wide, chosen = tiles.padded(tokens), tiles.padded(steps)
@@ -90,7 +90,7 @@ def _in_vmem(features, scale, weight, valid, steps, again, interpret):
     name='max_min',
   )(
     features,
-    tiles.row(scale, wide, 0.0),
+    tiles.row(norm, wide, jnp.inf),
     tiles.row(weight, wide, 0.0),
     tiles.row(valid, wide, 0.0),
   )
@@ -107,7 +107,7 @@ def _cost(features, steps):
 
 
 def _vmem_kernel(
-  features_ref, scale_ref, weight_ref, valid_ref, picks_ref, cosine, *, steps,
+  features_ref, norm_ref, weight_ref, valid_ref, picks_ref, cosine, *, steps,
   again,
 ):  # fmt: skip
   step, wide = pl.program_id(1), cosine.shape[0]
@@ -124,14 +124,14 @@ def _vmem_kernel(
 
   @pl.when(step == pl.num_programs(1) - 1)
   def _choose_all():
-    scale, valid = scale_ref[...], valid_ref[...] > 0
+    norm, valid = norm_ref[...], valid_ref[...] > 0
 
     def reduce(start, two):
       rows = pl.ds(start, ROWS)
-      lengths = tiles.column(scale_ref[:, rows])
+      lengths = tiles.column(norm_ref[:, rows])
       # Past the last token a tile holds anything; a product may be NaN.
-      used = (lengths > 0) & (scale > 0)
-      value = jnp.where(used, cosine[rows] * lengths * scale, 0)
+      used = (lengths < jnp.inf) & (norm < jnp.inf)
+      value = jnp.where(used, cosine[rows] / (lengths * norm), 0)
       cosine[rows] = value
       there = tiles.column(valid_ref[:, rows]) > 0
       return _extremes(value, there, start, two, again)
@@ -149,7 +149,7 @@ def _vmem_kernel(
     )
 
 
-def _in_hbm(features, scale, weight, valid, steps, again, interpret):
+def _in_hbm(features, norm, weight, valid, steps, again, interpret):
   frames, tokens, _ = features.shape
   wide, chosen = tiles.padded(tokens), tiles.padded(steps)
   row = pl.BlockSpec((1, wide), lambda: (0, 0))
@@ -175,17 +175,18 @@ def _in_hbm(features, scale, weight, valid, steps, again, interpret):
     features, *rows = inputs
     short = ((0, wide - tokens), (0, 0))
     features = jnp.pad(features, short)
-    scale, weight, valid = rows
-    used = (scale > 0) & (scale.T > 0)
-    cosine = tiles.products(features, features) * scale.T * scale
-    cosine = jnp.where(used, cosine, 0)
+    norm, weight, valid = rows
+    both = norm.T * norm
+    cosine = tiles.products(features, features) / both
+    cosine = jnp.where(both < jnp.inf, cosine, 0)
     none = jnp.full((1, wide), -FAR)
     two = _extremes(cosine, valid.T > 0, 0, (none,) * 4, again)
     near, far = _extreme_distances(two, again)
     first = weight * jnp.where(weight < 0, far, near)
     return kernel(cosine, first, weight, valid)[0, :steps]
 
-  rows = (tiles.row(x, wide, 0.0) for x in (scale, weight, valid))
+  norm = tiles.row(norm, wide, jnp.inf)
+  rows = norm, *(tiles.row(x, wide, 0.0) for x in (weight, valid))
   return jax.lax.map(frame, (features, *rows))
 
 

@@ -75,18 +75,26 @@ def test_equals_the_loops(variant):
 
 
 @pytest.mark.parametrize(
-  'frames, n', [(3, 196), (4, 169), (1, 49), (12, 7), (5, 1), (2, 2)]
+  'frames, n, mode, retention',
+  [
+    (3, 196, 'paper', 0.1),
+    (4, 169, 'official', 0.1),
+    (1, 49, 'paper', 0.1),
+    (1, 49, 'official', 0.1),
+    (12, 7, 'paper', 0.5),
+    (12, 7, 'official', 0.1),
+    (5, 1, 'paper', 0.5),
+    (5, 1, 'official', 0.1),
+  ],
 )
-@pytest.mark.parametrize('mode', ['paper', 'official'])
-def test_equals_the_loops_at_other_sizes(frames, n, mode):
-  for retention in (0.1, 0.5):
-    settings = FlashVID(retention, mode=mode, min_segments=2)
-    x = clips.drifting(n, frames, n, cuts={2})
-    check(x, clips.attention(n, frames, n), settings)
+def test_equals_the_loops_at_other_sizes(frames, n, mode, retention):
+  settings = FlashVID(retention, mode=mode, min_segments=2)
+  x = clips.drifting(n, frames, n, cuts={2})
+  check(x, clips.attention(n, frames, n), settings)
 
 
 @pytest.mark.parametrize('mode', ['paper', 'official'])
-@pytest.mark.parametrize('alpha', [0.0, 0.3, 1.0])
+@pytest.mark.parametrize('alpha', [0.0, 1.0])
 def test_equals_the_loops_at_other_shares(mode, alpha):
   settings = FlashVID(
     0.3, expansion=1.1, alpha=alpha, mode=mode, min_segments=2
@@ -140,8 +148,5 @@ def test_equals_the_loops_on_degenerate_videos(name, mode):
   # Where kinds are equally frequent, rounding decides whose relevance is more.
   one_kind = name in ('flat', 'zeros', 'all_broken', 'broken_noise')
   selection = 'attn_div_v2' if one_kind else 'attn_div'
-  for retention in (0.05, 0.3):
-    settings = FlashVID(
-      retention, mode=mode, min_segments=2, selection=selection
-    )
-    check(x, attention, settings)
+  settings = FlashVID(0.3, mode=mode, min_segments=2, selection=selection)
+  check(x, attention, settings)

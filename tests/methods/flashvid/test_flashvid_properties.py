@@ -178,6 +178,7 @@ def test_batched_and_sharded_equal_one_by_one(mode):
   assert got.tokens.sharding.is_equivalent_to(spread, 3)
 
 
+@pytest.mark.slow
 def test_eager_equals_jit():
   x, weight = video(2, 4, 12, speed=0.2)
   want = run(x, weight, None, SETTINGS[0], True)

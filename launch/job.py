@@ -82,6 +82,7 @@ def model_of(config: ConfigDict, chat: Chat | None = None) -> Any:
     ),
     image_token=image,
     video_token=video,
+    video_pool=config.model.video_pool,
   )
   return registry.build(facts, runtime_of(config))
 

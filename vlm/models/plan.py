@@ -55,6 +55,7 @@ class Layout:
       `max_tiles * side**2` (the 9 of `anyres_max_9`).
     newline: where a video gets the newline vector: once at its end
       (LLaVA-OneVision) or after each row of each frame (LLaVA-Video).
+    pool: stride with which the frames of a video are pooled; 1 leaves them.
   """
 
   tile: int
@@ -62,6 +63,7 @@ class Layout:
   resolutions: tuple[tuple[int, int], ...]
   max_tiles: int = 9
   newline: Literal['end', 'grid'] = 'end'
+  pool: int = 2
 
   @property
   def patches(self) -> int:
@@ -70,8 +72,8 @@ class Layout:
 
   @property
   def pooled(self) -> int:
-    """Side of a video frame after pooling with stride 2."""
-    return math.ceil(self.side / 2)
+    """Side of a video frame after pooling."""
+    return math.ceil(self.side / self.pool)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -164,7 +166,7 @@ def plan_row(layout: Layout, visuals: Sequence[Visual]) -> RowPlan:
       x x x x n
 
   One of several images is its base view and one newline. A video is its
-  frames pooled bilinearly to `ceil(side / 2)` and newlines per
+  frames pooled bilinearly to `ceil(side / pool)` and newlines per
   `layout.newline`.
 
   `grid` holds (t, h, w): t numbers the views of the row (a frame, a base view
@@ -285,12 +287,13 @@ def _plan_clip(layout: Layout, frames: int) -> RowPlan:
     raise ValueError(f'a video needs at least one frame, got {frames}')
   cells = _tile_cells(layout, 1, 1)
   rows = layout.newline == 'grid'
-  parts = [
-    _shrunk_view(
-      t, cells + t * layout.patches, layout.pooled, layout.pooled, rows
+  frame = functools.partial(_view, newline=rows)
+  if layout.pool > 1:
+    side = layout.pooled
+    frame = functools.partial(
+      _shrunk_view, height=side, width=side, newline=rows
     )
-    for t in range(frames)
-  ]
+  parts = [frame(t, cells + t * layout.patches) for t in range(frames)]
   if not rows:
     parts.append(_newline((-1, -1, -1)))
   return _join(parts, tiles=frames)

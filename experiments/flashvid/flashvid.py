@@ -1,0 +1,81 @@
+"""FlashVID: fewer video tokens without training (arXiv 2602.08024).
+
+python -m launch.train --config=experiments/flashvid/flashvid.py:tiny
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.common import base_config, parse_arg
+
+FRAME_TOKENS = 64  # 8 x 8 patches
+TEXT_TOKENS = 12 * 8  # of twelve questions and answers
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  """The config of one size; see the module's docstring."""
+  options = parse_arg(arg, ('tiny', 'smoke'), seed=0)
+  config = base_config()
+  config.task = 'experiments.flashvid.task'
+  config.seed = options.seed
+  config.workdir = f'runs/flashvid/{options.size}-{options.seed}'
+  smoke = options.size == 'smoke'
+  _small_model(config, smoke)
+  _short_training(config, smoke)
+  _world(config, smoke)
+  return config
+
+
+def _world(config: ConfigDict, smoke: bool) -> None:
+  config.clips = {
+    'train_clips': 200 if smoke else 100_000,
+    'eval_clips': 8 if smoke else 300,
+    'frames': (4, 8),
+    'questions': 12,  # of a training clip
+    'dense_share': 0.04,
+  }
+  config.data.points = 1
+  config.data.buckets = tuple(
+    (frames * FRAME_TOKENS + 1 + TEXT_TOKENS, frames, frames * FRAME_TOKENS + 1)
+    for frames in (6, 8, 16)
+  )
+
+
+def _small_model(config: ConfigDict, smoke: bool) -> None:
+  config.model.vision = {
+    'image_size': 64,
+    'patch': 8,
+    'width': 96,
+    'depth': 3,
+    'heads': 2,
+    'mlp_width': 256,
+  }
+  config.model.video_pool = 1
+  config.model.init_scale = (
+    (r'vision/.*/embedding', 25.0),
+    (r'decoder/.*/embedding', 10.0),
+  )
+  config.model.decoder = {
+    'width': 96,
+    'depth': 4,
+    'heads': 2,
+    'kv_heads': 2,
+    'head_dim': 48,
+    'mlp_width': 256,
+    'rope_theta': 1e4,
+    'tied_head': False,
+  }
+  config.runtime.unroll = True
+
+
+def _short_training(config: ConfigDict, smoke: bool) -> None:
+  config.steps = 20 if smoke else 1000
+  config.batch_size = 8 if smoke else 16
+  config.log_every = 20
+  config.loss_chunk = 1024
+  config.optimizer.kind = 'muon'
+  config.optimizer.lr = 1e-2
+  config.optimizer.b2 = 0.95
+  config.optimizer.rules = (
+    (r'.*/(embedding|bias|scale|newline)|decoder/head/kernel', {'lr': 0.4}),
+  )
+  config.optimizer.warmup = 10 if smoke else 50

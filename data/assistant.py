@@ -11,15 +11,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
-from data import pack
+from data import pack, videos
 from data.chat import Chat
 from data.checkpoint import eos_ids, load_chat_of, load_processor
 from data.examples import Encoder, is_video, left_padded
 from data.visual import Processor
 from vlm.convert import folder as folders
 from vlm.convert.reader import load_params
+from vlm.methods.flashvid.transform import VideoReduction
 from vlm.models import lora, registry
 from vlm.models.functional import Params, Runtime
 from vlm.rollout import stream
@@ -61,6 +63,7 @@ class Assistant:
     source: epath.PathLike,
     runtime: Runtime | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    visual_transform: Any = None,
   ) -> 'Assistant':
     """Loads config, safetensors, tokenizer, template and processor.
 
@@ -69,6 +72,8 @@ class Assistant:
       runtime: bfloat16 on an accelerator and float32 on a CPU by default; with
         `lora`, fresh adapters lie beside the published kernels.
       mesh: shards the parameters by `vlm.sharding.rules`.
+      visual_transform: what is left of a video's tokens: `FlashVID` or one of
+        its peers, or any `vlm.models.visual.VisualTransform`.
 
     Raises:
       FileNotFoundError: naming the folder or file that is missing.
@@ -81,8 +86,14 @@ class Assistant:
     processor = load_processor(folder)
     stop = eos_ids(folder, config, chat)
     runtime = runtime or _usual_runtime()
+    transforms = (
+      () if visual_transform is None else (as_transform(visual_transform),)
+    )
+    # Before the weights: a setting may not suit the model.
+    model = registry.build(facts, runtime, transforms)
+    if transforms:
+      processor = videos.by_frames(processor)
     params = _load_params(folder, facts, runtime, mesh)
-    model = registry.build(facts, runtime)
     return cls(model, params, chat, processor, stop, mesh)
 
   def ask(
@@ -145,28 +156,71 @@ class Assistant:
 
   def prompt(self, example: dict[str, Any]) -> dict[str, Any]:
     """The batch of one prompt, in the smallest of few static shapes."""
-    sample = Encoder(self.chat, self.processor).prompt(example)
-    tokens, units, visual = pack.sample_size(sample)
+    return self.prompts([example])
+
+  def prompts(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The batch of several prompts, as rows that end together.
+
+    Raises:
+      BadRecord: a picture that cannot be shown.
+      ValueError: a prompt that is too long.
+    """
+    encoder = self.encoder
+    samples = [encoder.prompt(example) for example in examples]
+    return left_padded(samples, self.row(samples))
+
+  @property
+  def encoder(self) -> Encoder:
+    """What makes samples of examples."""
+    marked = bool(self.model.transforms)
+    return Encoder(self.chat, self.processor, mark_videos=marked)
+
+  def row(self, samples: Sequence[pack.Sample]) -> pack.RowSpec:
+    """The smallest of few static shapes that holds each of the samples.
+
+    Raises:
+      ValueError: a prompt that is too long.
+    """
+    sizes = np.array([pack.sample_size(sample) for sample in samples])
+    tokens, units, visual = (int(size) for size in sizes.max(axis=0))
+    clips = videos.spec_of(
+      [s['plan']['frames'] for s in samples if 'frames' in s.get('plan', {})],
+      self.model.transforms,
+    )
+    if clips is not None:
+      dropped = [
+        clips.dropped_of(s['plan']['frames']) if 'plan' in s else 0
+        for s in samples
+      ]
+      tokens = int((sizes[:, 0] - dropped).max())
     if tokens > LONGEST:
       raise ValueError(
         f'the prompt has {tokens:,} tokens, {visual:,} of them visual; at most '
-        f'{LONGEST:,} fit: show fewer frames (--frames) or smaller pictures'
+        f'{LONGEST:,} fit: show fewer frames (--frames), smaller pictures, or '
+        'fewer tokens of a video (--flashvid.retention)'
       )
     rounded = lambda size: size + -size % BUCKET
+    tokens = rounded(tokens) + (0 if clips is None else clips.dropped)
     if not units:
-      return left_padded([sample], pack.RowSpec(rounded(tokens)))
-    spec = self.processor.row(
-      units if sample['pixels'].ndim > 2 else rounded(units),
-      seq_len=rounded(tokens),
+      return pack.RowSpec(tokens)
+    tiles = any(s['pixels'].ndim > 2 for s in samples if 'pixels' in s)
+    return self.processor.row(
+      units if tiles else rounded(units),
+      seq_len=tokens,
       visual=rounded(visual),
       placeholders=self.chat.placeholder_ids,
+      clips=clips,
     )
-    return left_padded([sample], spec)
 
   def _on_mesh(self):
     if self.mesh is None:
       return contextlib.nullcontext()
     return jax.set_mesh(self.mesh)
+
+
+def as_transform(given: Any) -> Any:
+  """A reducer of video tokens as a transform; a transform as it is."""
+  return VideoReduction(given) if hasattr(given, 'reduce') else given
 
 
 def user_turn(text: str, images: Sequence[Any] = ()) -> Message:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data import pack, video
+from data import pack, video, videos
 from data.chat import Chat
 from data.frames import Frames
 from data.visual import Expansion, Processor
@@ -30,11 +30,13 @@ class Encoder:
     processor: how the model wants its pictures; None for one that only reads.
     frames: of a video that is given as a path, spread evenly; 0 leaves it to
       the processor.
+    mark_videos: say in the plan which tokens are a video's; see data/videos.py.
   """
 
   chat: Chat
   processor: Processor | None = None
   frames: int = 0
+  mark_videos: bool = False
 
   def sample(self, example: Mapping[str, Any]) -> pack.Sample:
     """One training sample (see data/pack.py).
@@ -71,8 +73,13 @@ class Encoder:
   def _visual(self, pictures) -> tuple[pack.Sample, tuple[Expansion, ...]]:
     if self.processor is None or not pictures:
       return {}, ()
-    row = self.processor.prepare([self._opened(item) for item in pictures])
-    return {'pixels': row.pixels, 'plan': row.plan}, row.expansions
+    items = [self._opened(item) for item in pictures]
+    row = self.processor.prepare(items)
+    plan = row.plan
+    if self.mark_videos:
+      counts = [sum(expansion.counts) for expansion in row.expansions]
+      plan = plan | videos.mark_videos(items, counts, plan['grid'])
+    return {'pixels': row.pixels, 'plan': plan}, row.expansions
 
   def _opened(self, item: Any) -> Any:
     if is_video(item) and isinstance(item, str | os.PathLike):

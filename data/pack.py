@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from data import records
+from data import records, videos
 
 Sample = dict[str, Any]
 Fields = dict[str, tuple[tuple[int, ...], str]]
@@ -35,12 +35,14 @@ class RowSpec:
     visual: M, visual tokens per row.
     axes: numbers of a position, 3 with M-RoPE.
     placeholders: token ids that stand for one visual token each.
+    clips: room for the videos of a row, where something reduces them.
   """
 
   seq_len: int
   visual: int = 0
   axes: int = 1
   placeholders: tuple[int, ...] = ()
+  clips: videos.VideoSpec | None = None
 
   # What pixels count, and the field of the spec that limits them.
   units: ClassVar[str] = 'images'
@@ -53,12 +55,16 @@ class RowSpec:
   def fields(self) -> Fields:
     """(shape, dtype) of each array of a row; 'plan/...' lie in its plan."""
     positions = (self.seq_len,) + ((self.axes,) if self.axes > 1 else ())
-    return {
+    fields = {
       'tokens': ((self.seq_len,), 'int32'),
       'segment_ids': ((self.seq_len,), 'int32'),
       'positions': (positions, 'int32'),
       'loss_mask': ((self.seq_len,), 'float32'),
     }
+    if self.clips is not None:
+      fields['plan/frames'] = (self.clips.shape, 'int32')
+      fields['plan/prunable'] = ((self.visual,), 'bool')
+    return fields
 
   def place_visuals(self, row: Sample, samples: Sequence[Sample]) -> None:
     """Writes pixels and plans of samples into an empty row."""
@@ -115,6 +121,34 @@ def check_sample(sample: Sample, spec: RowSpec) -> None:
       )
 
 
+def check_videos(samples: Sequence[Sample], spec: RowSpec) -> None:
+  """Checks that videos fit the row, and that it is long enough without them.
+
+  Raises:
+    BadRecord: 'too long' where they do not.
+  """
+  if spec.clips is None:
+    return
+  seen = [s['plan']['frames'] for s in samples if 'plan' in s]
+  sizes = [size for frames in seen for size in videos.sizes(frames)]
+  most = np.max([(0, 0), *sizes], axis=0)
+  if len(sizes) > spec.clips.videos or np.any(most > spec.clips.shape[1:]):
+    raise records.BadRecord(
+      'too long',
+      f'{len(sizes)} videos of up to {most[0]} x {most[1]} tokens, at most '
+      f'{spec.clips.videos} of {spec.clips.frames} x {spec.clips.tokens} fit '
+      '(--config.data.clips)',
+    )
+  dropped = sum(spec.clips.dropped_of(frames) for frames in seen)
+  left = sum(len(s['tokens']) for s in samples) - dropped
+  if left > spec.seq_len - spec.clips.dropped:
+    raise records.BadRecord(
+      'too long',
+      f'{left} tokens are left of its videos and texts, at most '
+      f'{spec.seq_len - spec.clips.dropped} fit (row.seq_len {spec.seq_len})',
+    )
+
+
 KNOWN = ('tokens', 'loss_mask', 'positions', 'pixels', 'plan')
 
 
@@ -152,6 +186,7 @@ def merge_samples(samples: Sequence[Sample], spec: RowSpec) -> Sample:
       f'{used} tokens, {spec.units} and visual tokens in a row of '
       f'{row_size(spec)}',
     )
+  check_videos(samples, spec)
   row = empty_row(spec)
   start = 0
   for segment, sample in enumerate(samples, 1):
@@ -161,7 +196,10 @@ def merge_samples(samples: Sequence[Sample], spec: RowSpec) -> Sample:
     row['segment_ids'][start:end] = segment
     row['positions'][start:end] = _positions(sample, spec)
     start = end
-  spec.place_visuals(row, [s for s in samples if 'pixels' in s])
+  shown = [s for s in samples if 'pixels' in s]
+  spec.place_visuals(row, shown)
+  if spec.clips is not None:
+    videos.place(row['plan'], spec.clips, [s['plan'] for s in shown])
   return row
 
 

@@ -1,9 +1,11 @@
 """What every experiment file shares: its argument, and the default fields."""
 
+import dataclasses
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from vlm.methods.flashvid import FlashVID
 from vlm.models.lora import Lora
 
 
@@ -89,6 +91,8 @@ def base_config() -> ConfigDict:
         'keep_best_mode': 'max',
         'save_on_preemption': True,
       },
+      # Video tokens left out (vlm/methods/flashvid); retention 1: none.
+      'flashvid': dataclasses.asdict(FlashVID(retention=1.0)),
       # Slices of launch.compile --table, and what changes with their chips:
       # (('v5e:8x8', {'accumulate': 20}), ...).
       'slices': (),
@@ -106,6 +110,8 @@ def base_config() -> ConfigDict:
         'seq_len': 64,
         'units': 1,  # tiles or patches of a row; 0 for text alone
         'visual_tokens': 0,
+        # (videos, temporal units, tokens of a unit) of a row, for flashvid
+        'clips': (),
         'points': 0,  # taps of a visual token; 0: as many as need be
         'buckets': (),  # ((seq_len, units, visual_tokens), ...) instead of one
         'packing': False,  # several samples per row

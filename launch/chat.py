@@ -2,7 +2,7 @@ r"""Talks with a checkpoint about pictures and videos; answers as they come.
 
   python -m launch.chat --model=Qwen/Qwen2.5-VL-3B-Instruct \
     --image=kitchen.jpg --prompt="What is on the table?"
-  python -m launch.chat --model=DIR --video=walk.mp4
+  python -m launch.chat --model=DIR --video=walk.mp4 --flashvid.retention=0.1
 
 --model is an HF-style folder (local or gs://) or a hub id. Without --prompt it
 reads turns from the terminal until an empty line or Ctrl-D; `/image PATH` and
@@ -21,6 +21,7 @@ from data.assistant import Assistant, user_turn
 from data.image import open_image
 from data.records import BadRecord
 from data.video import open_video
+from launch import reduction
 
 FLAGS = flags.FLAGS
 PICTURES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff')
@@ -37,6 +38,7 @@ def define_flags() -> None:
   flags.DEFINE_float('temperature', 0.0, '0 is greedy.', lower_bound=0.0)
   flags.DEFINE_float('top_p', 1.0, 'Nucleus sampling.')
   flags.DEFINE_integer('seed', 0, 'Of the draws.')
+  reduction.define_flags()
 
 
 class Conversation:
@@ -144,7 +146,8 @@ def main(argv: list[str]) -> None:
 
 
 def _run() -> None:
-  assistant = Assistant.load(FLAGS.model)
+  settings = reduction.from_flags()
+  assistant = Assistant.load(FLAGS.model, visual_transform=settings)
   conversation = Conversation(
     assistant,
     max_new_tokens=FLAGS.max_new_tokens,

@@ -16,7 +16,9 @@ from data.examples import Encoder
 from data.pack import RowSpec
 from data.processors.registry import processor_of
 from data.tiles import TileRow
+from data.videos import VideoSpec, by_frames
 from experiments import task as tasks
+from launch.reduction import transforms_of
 from vlm.convert import folder as folders
 from vlm.convert.reader import load_params
 from vlm.models import lora, registry
@@ -66,14 +68,14 @@ def optimizer_of(config: ConfigDict, model: Any) -> Optimizer:
 
 def model_of(config: ConfigDict, chat: Chat | None = None) -> Any:
   """The model's description: published, by name or folder, or made here."""
+  runtime, transforms = runtime_of(config), transforms_of(config.flashvid)
   if config.model.preset:
     facts = registry.preset(config.model.preset)
-    return registry.build(facts, runtime_of(config))
+    return registry.build(facts, runtime, transforms)
   if config.model.init_from:
     published = folders.read_config(folders.resolve(config.model.init_from))
-    return registry.build(
-      registry.config_from_hf(published), runtime_of(config)
-    )
+    facts = registry.config_from_hf(published)
+    return registry.build(facts, runtime, transforms)
   image, video = chat.placeholder_ids
   facts = LlavaOnevisionConfig(
     vision=SiglipVisionConfig(**config.model.vision),
@@ -84,7 +86,7 @@ def model_of(config: ConfigDict, chat: Chat | None = None) -> Any:
     video_token=video,
     video_pool=config.model.video_pool,
   )
-  return registry.build(facts, runtime_of(config))
+  return registry.build(facts, runtime, transforms)
 
 
 def row_specs(config: ConfigDict, model: Any) -> tuple[RowSpec, ...]:
@@ -100,7 +102,8 @@ def row_specs(config: ConfigDict, model: Any) -> tuple[RowSpec, ...]:
       f'--config.data.buckets={sizes}, expected (tokens, tiles or patches, '
       'visual tokens) of each'
     )
-  return tuple(_row_spec(data, facts, *size) for size in sorted(sizes))
+  clips = _video_spec(data, model)
+  return tuple(_row_spec(data, facts, *size, clips) for size in sorted(sizes))
 
 
 def batch_of(rows: int, spec: RowSpec) -> dict[str, Any]:
@@ -111,14 +114,32 @@ def batch_of(rows: int, spec: RowSpec) -> dict[str, Any]:
   )
 
 
-def _row_spec(data, facts, seq_len, units, visual) -> RowSpec:
+def _video_spec(data, model) -> VideoSpec | None:
+  if not model.transforms:
+    return None
+  if len(data.clips) != 3:
+    raise ValueError(
+      f'--config.data.clips={tuple(data.clips)}, expected (videos, frames, '
+      'tokens of a frame) of a row where video tokens are left out'
+    )
+  (transform,) = model.transforms
+  return VideoSpec(*data.clips, transform)
+
+
+def _row_spec(data, facts, seq_len, units, visual, clips=None) -> RowSpec:
   if not units:
     return RowSpec(seq_len)
+  if clips is not None and seq_len <= clips.dropped:
+    raise ValueError(
+      f'--config.data.seq_len={seq_len}: rows with room for videos of '
+      f'--config.data.clips={clips.shape} lose {clips.dropped} tokens'
+    )
   spec = processor_of(facts).row(
     units,
     seq_len=seq_len,
     visual=visual,
     placeholders=tuple(sorted({facts.image_token, facts.video_token})),
+    clips=clips,
   )
   if not data.points:
     return spec
@@ -135,7 +156,10 @@ def prepare(config: ConfigDict) -> Job:
   task = tasks.load(config)
   chat = task.chat()
   model = model_of(config, chat)
-  encoder = Encoder(chat, _processor(config, model), config.data.frames)
+  processor, marked = _processor(config, model), bool(model.transforms)
+  if marked:
+    processor = by_frames(processor)
+  encoder = Encoder(chat, processor, config.data.frames, marked)
   return Job(config, task, chat, model, encoder, row_specs(config, model))
 
 

@@ -192,10 +192,12 @@ def _throughput(made: job.Job, mesh) -> Throughput:
   if len(made.specs) > 1:
     return Throughput()  # steps of several sizes have no one cost
   shapes = job.batch_of(config.batch_size, spec)
+  length = spec.seq_len - (spec.clips.dropped if spec.clips else 0)
+  decoded = jax.ShapeDtypeStruct((config.batch_size, length), 'int32')
   peak = metrics_lib.peak_flops(list(mesh.devices.flat))
   return Throughput(
-    tokens=config.batch_size * spec.seq_len,
-    flops=flops.train_flops(made.model.config, shapes),
+    tokens=config.batch_size * length,
+    flops=flops.train_flops(made.model.config, shapes | {'tokens': decoded}),
     peak=peak,
   )
 
@@ -203,6 +205,7 @@ def _throughput(made: job.Job, mesh) -> Throughput:
 def define_flags() -> None:
   """Defines the flags; not at import, where launchers would share names."""
   config_flags.DEFINE_config_file('config', lock_config=True)
+  reduction.define_flags()
   flags.DEFINE_list(
     'profile_steps', None, 'First and last step to trace, e.g. 10,13.'
   )
@@ -215,8 +218,10 @@ def main(argv: list[str]) -> None:
   console.set_up_logging()
   distributed.initialize_from_flags()
   steps = flags.FLAGS.profile_steps
+  config = flags.FLAGS.config
+  reduction.update(config)
   run(
-    flags.FLAGS.config,
+    config,
     report_row=lambda row: log.info('%s', metrics_lib.format_row(row)),
     profile_steps=steps and (int(steps[0]), int(steps[1])),
   )

@@ -8,13 +8,20 @@ print(assistant.ask('What is on the table?', ['kitchen.jpg']))
 from typing import Any
 
 
-def load(source: Any, runtime: Any = None, mesh: Any = None) -> Any:
+def load(
+  source: Any,
+  runtime: Any = None,
+  mesh: Any = None,
+  visual_transform: Any = None,
+) -> Any:
   """A published checkpoint with everything an answer needs, in one call.
 
   Args:
     source: an HF-style folder, local or gs://, or a hub id.
     runtime: a `vlm.models.functional.Runtime`; dtypes by the machine if None.
     mesh: shards the parameters over a `vlm.sharding.mesh.make_mesh`.
+    visual_transform: leaves out video tokens, e.g. `FlashVID(retention=0.1)` of
+      `vlm.methods.flashvid`.
 
   Returns:
     A `data.assistant.Assistant`: `model`, `params`, `processor`, `chat`, and
@@ -27,4 +34,4 @@ def load(source: Any, runtime: Any = None, mesh: Any = None) -> Any:
   # The front door opens onto the floor above; nothing else here does.
   from data.assistant import Assistant
 
-  return Assistant.load(source, runtime, mesh)
+  return Assistant.load(source, runtime, mesh, visual_transform)

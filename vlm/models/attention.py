@@ -138,20 +138,6 @@ def _attend(q, k, v, mask):
   return (out / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
 
 
-def received(
-  q: Float[Array, 'B T N H'], k: Float[Array, 'B T K H']
-) -> Float[Array, 'B T']:
-  """Attention each token receives, averaged over heads and queries.
-
-  Column mean of the softmax weights: a_s = mean_{n,t} softmax_s(q_t k_s).
-  """
-  b, t, n, h = q.shape
-  q = q.reshape(b, t, k.shape[2], -1, h).astype(jnp.float32)
-  scores = jnp.einsum('BTKGH,BSKH->BKGTS', q, k.astype(jnp.float32))
-  weights = jax.nn.softmax(scores / math.sqrt(h), axis=-1)
-  return weights.mean(axis=(1, 2, 3))
-
-
 def last_row(
   q: Float[Array, 'B 1 N H'],
   k: Float[Array, 'B T K H'],

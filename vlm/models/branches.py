@@ -11,6 +11,9 @@ tokens of a sequence would: hidden states are [B, n, D], and their queries meet
 in one softmax of three parts. Caches are only read inside the layers; the new
 keys and values of all layers are written in one place afterwards, so that the
 loop around the step updates its buffers instead of copying them.
+
+Where the decoder pruned the prompt, its later layers have a shorter prefix and
+a cache of their own under 'late', of the same form.
 """
 
 import math
@@ -30,7 +33,7 @@ def begin(cache: dict, samples: int, length: int, unstacked: bool) -> dict:
 
   Args:
     cache: of `init_cache`, filled by `forward`: k, v [L, B, P, K, H] and
-      segment_ids [B, P].
+      segment_ids [B, P]; maybe the same of later layers in 'late'.
     samples: n, per prompt.
     length: G, the most tokens a sample may get.
     unstacked: keep one array per layer, to go with unstacked parameters.
@@ -38,8 +41,12 @@ def begin(cache: dict, samples: int, length: int, unstacked: bool) -> dict:
   Returns:
     segment_ids int32 [B, P]; filled int32 scalar, the tokens of each sample
     that are in the cache; prefix_k, prefix_v [L, B, K, P, H] and own_k, own_v
-    [L, B, n, K, G, H], or tuples of L arrays.
+    [L, B, n, K, G, H], or tuples of L arrays; and 'late' where there was one.
   """
+  if 'late' in cache:
+    late = begin(cache['late'], samples, length, unstacked)
+    early, _ = staged(cache)
+    return begin(early, samples, length, unstacked) | {'late': late}
   made = {
     'segment_ids': cache['segment_ids'],
     'filled': jnp.zeros((), jnp.int32),
@@ -68,18 +75,39 @@ def capacity(cache: dict) -> int:
   return slots('prefix_k') + slots('own_k')
 
 
+def depth(cache: dict) -> int:
+  """Layers of a cache of `begin` or of `init_cache`."""
+  return len(cache['prefix_k'] if is_branched(cache) else cache['k'])
+
+
 def is_branched(cache: dict | None) -> bool:
   """Whether a cache is one of `begin`."""
   return cache is not None and 'own_k' in cache
 
 
+def staged(cache: dict | None) -> tuple[dict | None, dict | None]:
+  """The cache of the first layers, and that of later ones if it differs."""
+  if cache is None or 'late' not in cache:
+    return cache, None
+  return {k: cache[k] for k in cache if k != 'late'}, cache['late']
+
+
 def divided(cache: dict) -> tuple[dict, dict]:
-  """What a step only reads, and what it changes; their union is the cache."""
+  """What a step only reads, and what it changes; see `united`."""
+  cache, late = staged(cache)
   fixed = ('segment_ids', 'prefix_k', 'prefix_v')
-  return (
-    {name: cache[name] for name in fixed},
-    {name: cache[name] for name in cache if name not in fixed},
-  )
+  read = {name: cache[name] for name in fixed}
+  changed = {name: cache[name] for name in cache if name not in fixed}
+  if late is not None:
+    read['late'], changed['late'] = divided(late)
+  return read, changed
+
+
+def united(read: dict, changed: dict) -> dict:
+  """The cache of which `divided` gave the parts."""
+  if 'late' not in read:
+    return read | changed
+  return read | changed | {'late': united(read['late'], changed['late'])}
 
 
 def per_layer(cache: dict) -> dict:

@@ -8,9 +8,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from vlm.models import functional, layers
-from vlm.models.attention import attention, received
+from vlm.models.attention import attention
 from vlm.models.functional import Runtime
 from vlm.models.partition import constrain
+from vlm.models.received import received
 
 
 class Attention(nnx.Module):
@@ -33,7 +34,9 @@ class Attention(nnx.Module):
     k = constrain(self.k(x), 'batch', None, 'heads', None)
     v = constrain(self.v(x), 'batch', None, 'heads', None)
     out = self.o(attention(q, k, v, causal=self.causal, impl=self.impl))
-    return out, received(q, k) if with_received else None
+    if not with_received:
+      return out, None
+    return out, received(q, k, impl=self.impl)
 
 
 class MLP(nnx.Module):
@@ -94,7 +97,7 @@ def encode(
   """
   last = None
   if with_received:
-    blocks, last = _split_last(blocks)
+    blocks, last = split_last(blocks)
   run = lambda block, x, _: (block(x)[0], None)
   x, _ = functional.scan(blocks, run, x, None, runtime)
   return (x, None) if last is None else last(x, True)
@@ -113,8 +116,8 @@ def stacked_blocks(config, causal: bool, runtime: Runtime, rngs: nnx.Rngs):
   return functional.stack(build, config.depth, rngs)
 
 
-def _split_last(blocks: nnx.Module) -> tuple[nnx.Module, nnx.Module]:
-  """Stacked blocks without the last one, and the last one."""
+def split_last(blocks: nnx.Module) -> tuple[nnx.Module, nnx.Module]:
+  """Stacked blocks without the last one, and the last one; copies both."""
   graphdef, state = nnx.split(blocks)
   return (
     nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[:-1], state)),

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from vlm.models.lora import Lora
@@ -122,7 +123,12 @@ POLICIES = {
 
 
 def scan(
-  layers: nnx.Module, apply: Callable, carry: Any, xs: Any, runtime: Runtime
+  layers: nnx.Module,
+  apply: Callable,
+  carry: Any,
+  xs: Any,
+  runtime: Runtime,
+  part: tuple[int, int] | None = None,
 ):
   """Runs stacked layers one after another under `lax.scan`.
 
@@ -132,19 +138,28 @@ def scan(
     apply: `(layer, carry, x) -> (carry, y)`.
     carry: what flows through the layers.
     xs: per-layer inputs with a leading layer axis, or None; tuples where the
-      parameters are.
+      parameters are. Of the layers that run, where these are a part.
     runtime: says what is recomputed, and whether the loop is written out.
+    part: (start, stop), run these layers only, without copying them. Not for
+      training: the gradient of every layer would be as large as the stack.
 
   Returns:
     The last carry and the stacked outputs, or tuples of them.
   """
   graphdef, state = nnx.split(layers)
   if depth := _unstacked_depth(state):
-    return _each(graphdef, state, apply, carry, xs, depth)
+    return _each(graphdef, state, apply, carry, xs, part or (0, depth))
+  layer = lambda given: given
+  if part is not None:
+    stack, state = state, jnp.arange(*part)
+    at = jax.lax.dynamic_index_in_dim
+    layer = lambda number: jax.tree.map(
+      lambda leaf: at(leaf, number, keepdims=False), stack
+    )
 
   def body(carry, x):
-    layer_state, x = x
-    return apply(nnx.merge(graphdef, layer_state), carry, x)
+    given, x = x
+    return apply(nnx.merge(graphdef, layer(given)), carry, x)
 
   if runtime.remat != 'none':
     # Inside a loop nothing can be merged across the barrier anyway.
@@ -161,13 +176,14 @@ def _unstacked_depth(state: Any) -> int:
   return len(first) if is_tuple(first) else 0
 
 
-def _each(graphdef, state, apply, carry, xs, depth: int) -> tuple[Any, Any]:
+def _each(graphdef, state, apply, carry, xs, part) -> tuple[Any, Any]:
   """Runs unstacked layers one after another; outputs are tuples."""
   is_tuple = lambda leaf: isinstance(leaf, tuple)
   pick = lambda tree, i: jax.tree.map(lambda t: t[i], tree, is_leaf=is_tuple)
+  start, stop = part
   ys = []
-  for layer in range(depth):
+  for layer in range(start, stop):
     block = nnx.merge(graphdef, pick(state, layer))
-    carry, y = apply(block, carry, pick(xs, layer))
+    carry, y = apply(block, carry, pick(xs, layer - start))
     ys.append(y)
   return carry, jax.tree.map(lambda *parts: parts, *ys)

@@ -25,6 +25,7 @@ from vlm.models.encoder import (
 )
 from vlm.models.functional import Runtime
 from vlm.models.partition import constrain
+from vlm.models.received import received
 
 NORMS = {'layer_norm': layers.LayerNorm, 'rms_norm': layers.RMSNorm}
 QK_NORM_EPS = 1e-6  # fixed in the published classes
@@ -127,14 +128,15 @@ class Attention(nnx.Module):
       'BTNH,NHD->BTD', (*shape, width), bias=(width,), **make
     )
 
-  def __call__(self, x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
+  def __call__(self, x: Float[Array, 'B T D'], with_received: bool = False):
     q = constrain(self.q(x), 'batch', None, 'heads', None)
     k = constrain(self.k(x), 'batch', None, 'heads', None)
     v = constrain(self.v(x), 'batch', None, 'heads', None)
     if self.q_norm is not None:
       q = self.q_norm(q.reshape(x.shape)).reshape(q.shape)
       k = self.k_norm(k.reshape(x.shape)).reshape(k.shape)
-    return self.o(attention(q, k, v, impl=self.impl))
+    out = self.o(attention(q, k, v, impl=self.impl))
+    return out, received(q, k, impl=self.impl) if with_received else None
 
 
 class Block(nnx.Module):
@@ -148,13 +150,13 @@ class Block(nnx.Module):
     self.attn = Attention(config, runtime, rngs)
     self.mlp = MLP(width, config.mlp_width, config.act, runtime, rngs)
 
-  def __call__(self, x: Float[Array, 'B T D']):
+  def __call__(self, x: Float[Array, 'B T D'], with_received: bool = False):
     with jax.named_scope('attn'):
-      out = self.scale1(self.attn(self.norm1(x)))
-      x = constrain(x + out, 'batch', None, None)
+      out, attention_in = self.attn(self.norm1(x), with_received)
+      x = constrain(x + self.scale1(out), 'batch', None, None)
     with jax.named_scope('mlp'):
       out = self.scale2(self.mlp(self.norm2(x)))
-      return constrain(x + out, 'batch', None, None), None
+      return constrain(x + out, 'batch', None, None), attention_in
 
 
 class InternVit(nnx.Module):
@@ -174,8 +176,15 @@ class InternVit(nnx.Module):
       lambda rngs: Block(config, runtime, rngs), config.depth, rngs
     )
 
-  def __call__(self, pixels: jax.Array) -> Float[Array, 'B P D']:
+  def __call__(
+    self, pixels: jax.Array, with_received: bool = False
+  ) -> tuple[Float[Array, 'B P D'], Float[Array, 'B P'] | None]:
     """Encodes tiles, uint8 or normalised float; the class token is dropped.
+
+    Args:
+      pixels: the tiles.
+      with_received: also return the attention each patch receives in the last
+        block, from the class token too.
 
     Raises:
       ValueError: if the tiles are not of the size the position table is for.
@@ -192,5 +201,5 @@ class InternVit(nnx.Module):
     token = jnp.broadcast_to(token, (x.shape[0], 1, config.width))
     x = jnp.concatenate([token, x], axis=1)
     x = x + self.position[...].astype(x.dtype)
-    x, _ = encode(self.layers, x, self.runtime)
-    return x[:, 1:]
+    x, attention_in = encode(self.layers, x, self.runtime, with_received)
+    return x[:, 1:], None if attention_in is None else attention_in[:, 1:]

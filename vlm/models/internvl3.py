@@ -165,7 +165,11 @@ class InternVL3(VisionLanguageModel):
     return _Modules(self.config, self.runtime, rngs)
 
   def encode_visual(
-    self, params: Params, pixels: jax.Array, plan: dict[str, jax.Array]
+    self,
+    params: Params,
+    pixels: jax.Array,
+    plan: dict[str, jax.Array],
+    with_received: bool = False,
   ) -> VisualTokens:
     """Tiles -> visual tokens in the order of the prompt.
 
@@ -175,6 +179,7 @@ class InternVL3(VisionLanguageModel):
       plan: what `tiles.plan_tiles` gives, padded: see data/pipeline.py; the
         bank holds the `tile_tokens` projected tokens of each of the row's
         tiles.
+      with_received: also compute received attention.
 
     Returns:
       The visual tokens.
@@ -187,8 +192,11 @@ class InternVL3(VisionLanguageModel):
     flat = constrain(
       pixels.reshape(b * tiles, *pixels.shape[2:]), 'batch', None, None, None
     )
-    x = modules.vision(flat)
-    x = pixel_shuffle(x, config.vision.side, config.shuffle)
-    bank = modules.projector(x).reshape(b, -1, config.decoder.width)
+    x, received = modules.vision(flat, with_received)
+    shuffle = lambda x: pixel_shuffle(x, config.vision.side, config.shuffle)
+    bank = modules.projector(shuffle(x)).reshape(b, -1, config.decoder.width)
     tokens = constrain(gather(bank, plan), 'batch', None, None)
-    return VisualTokens(tokens, plan['valid'], plan['grid'], None)
+    if received is not None:
+      received = shuffle(received[..., None]).mean(-1).reshape(b, -1, 1)
+      received = gather(received, plan)[..., 0]
+    return VisualTokens(tokens, plan['valid'], plan['grid'], received)

@@ -54,7 +54,8 @@ class Layout:
     max_tiles: tokens of the high-resolution view are shrunk to about
       `max_tiles * side**2` (the 9 of `anyres_max_9`).
     newline: where a video gets the newline vector: once at its end
-      (LLaVA-OneVision) or after each row of each frame (LLaVA-Video).
+      (LLaVA-OneVision), after each row of each frame (LLaVA-Video), or after
+      each frame (where frames lose tokens and have no rows).
     pool: stride with which the frames of a video are pooled; 1 leaves them.
   """
 
@@ -62,7 +63,7 @@ class Layout:
   side: int
   resolutions: tuple[tuple[int, int], ...]
   max_tiles: int = 9
-  newline: Literal['end', 'grid'] = 'end'
+  newline: Literal['end', 'grid', 'frame'] = 'end'
   pool: int = 2
 
   @property
@@ -286,17 +287,21 @@ def _plan_clip(layout: Layout, frames: int) -> RowPlan:
   if frames < 1:
     raise ValueError(f'a video needs at least one frame, got {frames}')
   cells = _tile_cells(layout, 1, 1)
-  rows = layout.newline == 'grid'
-  frame = functools.partial(_view, newline=rows)
-  if layout.pool > 1:
-    side = layout.pooled
-    frame = functools.partial(
-      _shrunk_view, height=side, width=side, newline=rows
-    )
-  parts = [frame(t, cells + t * layout.patches) for t in range(frames)]
-  if not rows:
+  parts = []
+  for t in range(frames):
+    parts.append(_frame_view(layout, t, cells + t * layout.patches))
+    if layout.newline == 'frame':
+      parts.append(_newline((t, -1, -1)))
+  if layout.newline == 'end':
     parts.append(_newline((-1, -1, -1)))
   return _join(parts, tiles=frames)
+
+
+def _frame_view(layout: Layout, t: int, cells: np.ndarray) -> RowPlan:
+  rows, side = layout.newline == 'grid', layout.pooled
+  if layout.pool == 1:
+    return _view(t, cells, rows)
+  return _shrunk_view(t, cells, side, side, rows)
 
 
 def _tile_cells(layout: Layout, rows: int, columns: int) -> np.ndarray:

@@ -16,9 +16,11 @@ from jaxtyping import Array, Bool, Float, Int
 from vlm.models import branches, functional, layers, unstacked
 from vlm.models.attention import attention, last_row
 from vlm.models.functional import Params, Runtime
+from vlm.models.inputs import Inputs, taken
 from vlm.models.layers import FEW_ROWS
 from vlm.models.ntk import DynamicNTK
 from vlm.models.partition import constrain
+from vlm.models.prune import Prune, Pruning
 
 # Arrays, or tuples of one array per layer (branches.py).
 Cache = dict[str, Any]
@@ -244,21 +246,46 @@ class Decoder(nnx.Module):
     segment_ids: Int[Array, 'B T'],
     cache: Cache | None = None,
     deepstack: Float[Array, 'L B T D'] | None = None,
+    pruning: Pruning | None = None,
   ) -> tuple[Float[Array, 'B T D'], Cache | None]:
+    rope = self._rope(positions, segment_ids, cache)
+    early, late = branches.staged(cache)
+    if pruning is not None and late is None:
+      raise ValueError('pruning fills a cache in two parts; use `fill`')
+    if late is None:
+      x, cache = self._run(x, rope, segment_ids, cache, deepstack)
+      return self.norm(x), cache
+    cut, depth = branches.depth(early), self.config.depth
+    x, early = self._run(x, rope, segment_ids, early, deepstack, (0, cut))
+    if pruning is not None:
+      q, k = early.pop('q')[-1], early['k'][-1]
+      order, segment_ids = pruning.survivors(q, k, segment_ids)
+      # Phases stay those of the whole row.
+      x, *rope = (taken(part, order) for part in (x, *rope))
+      if deepstack is not None:
+        deepstack = taken(deepstack, order, axis=2)
+    x, late = self._run(x, rope, segment_ids, late, deepstack, (cut, depth))
+    return self.norm(x), early | {'late': late}
+
+  def _rope(self, positions, segment_ids, cache):
+    """Cosines and sines of every slot."""
     config = self.config
     theta = config.rope_theta
     if config.rope_scaling is not None:
-      slots = x.shape[1] if cache is None else branches.capacity(cache)
+      slots = branches.capacity(cache) if cache else segment_ids.shape[1]
       theta = config.rope_scaling.theta(
         theta, config.head_dim, positions, segment_ids, slots
       )
-    rope = layers.rope_angles(
+    return layers.rope_angles(
       positions,
       config.head_dim,
       theta,
       config.mrope_section,
       config.mrope_interleaved,
     )
+
+  def _run(self, x, rope, segment_ids, cache, deepstack, part=None):
+    """Runs all layers, or those of `part`, and extends their cache."""
     shared, per_layer = None, None
     if branches.is_branched(cache):
       shared, per_layer = cache, branches.per_layer(cache)
@@ -282,14 +309,16 @@ class Decoder(nnx.Module):
       return x, {'k': k, 'v': v} | last
 
     # One loop for all layers: cutting the stack in two would copy it.
-    number = None if deepstack is None else jnp.arange(config.depth)
+    number = None
+    if deepstack is not None:
+      number = jnp.arange(*(part or (0, self.config.depth)))
     xs = {'kv': per_layer, 'number': number}
-    x, kv = functional.scan(self.layers, apply, x, xs, self.runtime)
+    x, kv = functional.scan(self.layers, apply, x, xs, self.runtime, part)
     if branches.is_branched(cache):
       cache = branches.extended(cache, kv)
     elif cache is not None:
       cache = kv | shared | {'index': cache['index'] + x.shape[1]}
-    return self.norm(x), cache
+    return x, cache
 
   def head_kernel(self) -> Float[Array, 'D V']:
     if self.config.tied_head:
@@ -307,10 +336,11 @@ def _of_layer(
 
 
 def init_cache(
-  config: Qwen2Config, batch: int, length: int, dtype: str
+  config: Qwen2Config, batch: int, length: int, dtype: str, depth: int = 0
 ) -> Cache:
-  """An empty static KV cache of `length` slots per row."""
-  shape = (config.depth, batch, length, config.kv_heads, config.head_dim)
+  """An empty static KV cache of `length` slots per row, for `depth` layers."""
+  depth = depth or config.depth
+  shape = (depth, batch, length, config.kv_heads, config.head_dim)
   return {
     'k': jnp.zeros(shape, dtype),
     'v': jnp.zeros(shape, dtype),
@@ -325,15 +355,30 @@ class LanguageModel:
   Args:
     config: facts of the checkpoint; a whole VLM passes its own.
     runtime: execution choices.
+    transforms: of visual tokens; see `visual.VisualTransform`.
+
+  Raises:
+    ValueError: transforms for a model that only reads.
   """
 
-  def __init__(self, config: Any, runtime: Runtime):
+  def __init__(
+    self, config: Any, runtime: Runtime, transforms: tuple[Any, ...] = ()
+  ):
     self.config, self.runtime = config, runtime
+    self.transforms = self._checked(transforms)
     self._description = functional.Description(self._module, runtime.lora)
     self.abstract_params = self._description.abstract_params
 
   def _module(self, rngs: nnx.Rngs) -> nnx.Module:
     return _Holder(self.config, self.runtime, rngs)
+
+  def _checked(self, transforms: tuple[Any, ...]) -> tuple[Any, ...]:
+    if transforms:
+      raise ValueError(
+        f'{self.config.model_type} reads text only: it has no visual tokens '
+        f'for {transforms}'
+      )
+    return ()
 
   @property
   def decoder_config(self) -> Qwen2Config:
@@ -370,15 +415,18 @@ class LanguageModel:
     segment_ids: Int[Array, 'B T'],
     cache: Cache | None = None,
     deepstack: Float[Array, 'L B T D'] | None = None,
+    pruning: Pruning | None = None,
   ) -> tuple[Float[Array, 'B T D'], Cache | None]:
     """Runs the layers; with a cache, appends at its index.
 
     With a cache of `branches.begin`, the second axis counts samples of a
     prompt instead of tokens. Positions are [B, T], or [B, T, 3] where the
     checkpoint has M-RoPE. Of `deepstack`, entry l is added to what leaves layer
-    l (arXiv 2406.04334).
+    l (arXiv 2406.04334). `pruning` needs the cache that `fill` makes.
     """
-    return self._decoder(params)(x, positions, segment_ids, cache, deepstack)
+    return self._decoder(params)(
+      x, positions, segment_ids, cache, deepstack, pruning
+    )
 
   def unstacked(self, params: Params) -> Params:
     """Parameters with the layers laid out for decoding; see unstacked.py."""
@@ -407,29 +455,66 @@ class LanguageModel:
       preferred_element_type=jnp.float32,
     )
 
+  @property
+  def prune(self) -> Prune | None:
+    """What a transform wants pruned inside the decoder."""
+    return None
+
   def init_cache(self, batch: int, length: int) -> Cache:
     """An empty cache in the compute dtype."""
     return init_cache(self.decoder_config, batch, length, self.runtime.dtype)
 
-  def forward(
-    self, params: Params, batch: dict, cache: Cache | None = None
-  ) -> tuple[Float[Array, 'B T D'], Cache | None]:
-    """Hidden states of a batch, or of a prompt that fills a cache.
+  def inputs(self, params: Params, batch: dict) -> Inputs:
+    """What enters the first layer.
 
     Args:
       params: the parameters.
       batch: tokens, positions, segment_ids, and pixels and plan for a model
         that sees (see data/pipeline.py).
-      cache: what `decode` appends to.
     """
     x = self.embed(params, batch['tokens'])
-    return self.decode(
-      params, x, batch['positions'], batch['segment_ids'], cache
+    return Inputs(x, batch['positions'], batch['segment_ids'])
+
+  def run(self, params: Params, inputs: Inputs) -> Float[Array, 'B T D']:
+    """Hidden states of whole rows, as training needs them.
+
+    Nothing is pruned: packed samples have no last token that could say what.
+    """
+    return self.decode(params, *inputs[:3], deepstack=inputs.deepstack)[0]
+
+  def fill(
+    self, params: Params, inputs: Inputs, with_queries: bool = False
+  ) -> tuple[Float[Array, 'B T D'], Cache]:
+    """Hidden states of prompts that end together, and the cache they fill.
+
+    Where the model's transforms prune, later layers see fewer tokens: the
+    hidden states are those of the survivors, and the cache has a part 'late'.
+
+    Args:
+      params: the parameters.
+      inputs: of `inputs`.
+      with_queries: also keep each row's last query of every layer, as 'q'.
+    """
+    config, (rows, length) = self.decoder_config, inputs.segment_ids.shape
+    make = lambda slots, depth: init_cache(
+      config, rows, slots, self.runtime.dtype, depth
     )
+    ask = lambda depth: {'q': jnp.zeros(depth)}
+    pruning = None
+    cache = make(length, config.depth)
+    if with_queries:
+      cache |= ask(config.depth)
+    elif inputs.prunable is not None:
+      pruning = Pruning(self.prune, inputs.prunable)
+      cut = pruning.prune.layer
+      late = make(pruning.length(length), config.depth - cut)
+      cache = make(length, cut) | ask(cut) | {'late': late}
+    deepstack = inputs.deepstack
+    return self.decode(params, *inputs[:3], cache, deepstack, pruning)
 
   def hidden(self, params: Params, batch: dict) -> Float[Array, 'B T D']:
-    """Hidden states of a training batch."""
-    return self.forward(params, batch)[0]
+    """Hidden states of a batch; of what is left of it after transforms."""
+    return self.run(params, self.inputs(params, batch))
 
   def attention_of(
     self, params: Params, batch: dict
@@ -438,15 +523,15 @@ class LanguageModel:
 
     Args:
       params: the parameters.
-      batch: as of `forward`; its rows end together, as prompts do.
+      batch: as of `inputs`; its rows end together, as prompts do.
 
     Returns:
-      float32 weights over the row's tokens that sum to 1; 0 on padding.
+      float32 weights over the row's tokens that sum to 1; 0 on padding. Nothing
+      is pruned.
     """
-    cache = self.init_cache(*batch['tokens'].shape)
-    cache['q'] = jnp.zeros(len(cache['k']))
-    filled = self.forward(params, batch, cache)[1]
-    rows = lambda q, k: last_row(q, k, batch['segment_ids'])
+    inputs = self.inputs(params, batch)
+    filled = self.fill(params, inputs, with_queries=True)[1]
+    rows = lambda q, k: last_row(q, k, inputs.segment_ids)
     return jax.vmap(rows)(filled['q'], filled['k'])
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vlm.models import functional, layers
 from vlm.models.attention import attention
+from vlm.models.encoder import split_last
 from vlm.models.partition import constrain
 from vlm.models.windows import WindowLayout
 
@@ -98,7 +99,7 @@ class Attention(nnx.Module):
     out = jax.lax.cond(
       full, self._over_frames, self._in_windows, q, k, qkv[:, :, 2], frame
     )
-    return self.o(out)
+    return self.o(out), (q, k)
 
   def _over_frames(self, q, k, v, frame):
     return attention(q, k, v, segment_ids=(frame, frame), impl=self.impl)
@@ -124,10 +125,11 @@ class Block(nnx.Module):
 
   def __call__(self, x, rope, frame, full):
     with jax.named_scope('attn'):
-      x = x + self.attn(self.norm1(x), rope, frame, full)
-      x = constrain(x, 'batch', None, None)
+      out, queries_keys = self.attn(self.norm1(x), rope, frame, full)
+      x = constrain(x + out, 'batch', None, None)
     with jax.named_scope('mlp'):
-      return constrain(x + self.mlp(self.norm2(x)), 'batch', None, None)
+      x = constrain(x + self.mlp(self.norm2(x)), 'batch', None, None)
+    return x, queries_keys
 
 
 class Merger(nnx.Module):
@@ -170,7 +172,8 @@ class Qwen25Vision(nnx.Module):
     patches: jax.Array,
     position: Int[Array, 'B T 2'],
     frame: Int[Array, 'B T'],
-  ) -> Float[Array, 'B M E']:
+    with_queries: bool = False,
+  ) -> tuple[Float[Array, 'B M E'], tuple[jax.Array, jax.Array] | None]:
     """Encodes the patches of each row, slot by slot (see `windows`).
 
     Args:
@@ -178,16 +181,25 @@ class Qwen25Vision(nnx.Module):
         first; anything in empty slots.
       position: row and column of each patch.
       frame: number of its frame, 0 in empty slots.
+      with_queries: also return the last block's queries and keys, [B, T, N, H]
+        with their phases; it then runs outside the scan.
 
     Returns:
-      One vector per merge block, in the order of the slots.
+      One vector per merge block, in the order of the slots; and those or None.
     """
     x = self.patch(normalised(patches, self.config))
     rope = axial_rope(position, x.shape[-1] // self.config.heads)
     full = [i in self.config.full_blocks for i in range(self.config.depth)]
-    run = lambda block, x, full: (block(x, rope, frame, full), None)
-    x, _ = functional.scan(self.layers, run, x, jnp.asarray(full), self.runtime)
-    return self.merger(x)
+    blocks, last = self.layers, None
+    if with_queries:
+      blocks, last = split_last(blocks)
+    run = lambda block, x, full: (block(x, rope, frame, full)[0], None)
+    xs = jnp.asarray(full[:-1] if with_queries else full)
+    x, _ = functional.scan(blocks, run, x, xs, self.runtime)
+    if last is None:
+      return self.merger(x), None
+    x, queries_keys = last(x, rope, frame, jnp.asarray(full[-1]))
+    return self.merger(x), queries_keys
 
 
 def normalised(patches: jax.Array, config: Any) -> jax.Array:

@@ -11,7 +11,11 @@ from vlm.models.functional import Params, Runtime
 from vlm.models.partition import constrain
 from vlm.models.qwen2 import Decoder, Qwen2Config
 from vlm.models.qwen2_5_vision import Qwen25Vision, Qwen25VisionConfig
-from vlm.models.visual import VisionLanguageModel, VisualTokens
+from vlm.models.visual import (
+  VisionLanguageModel,
+  VisualTokens,
+  received_by_videos,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +82,11 @@ class Qwen25VL(VisionLanguageModel):
     return _Modules(self.config, self.runtime, rngs)
 
   def encode_visual(
-    self, params: Params, pixels: jax.Array, plan: dict[str, jax.Array]
+    self,
+    params: Params,
+    pixels: jax.Array,
+    plan: dict[str, jax.Array],
+    with_received: bool = False,
   ) -> VisualTokens:
     """Patches in their windows -> visual tokens in the order of the prompt.
 
@@ -88,12 +96,19 @@ class Qwen25VL(VisionLanguageModel):
         normalised float.
       plan: what `windows.plan_windows` gives, stacked over rows: position
         [B, S, 2], frame [B, S], token [B, M], grid [B, M, 3], and valid [B, M].
+      with_received: also compute received attention, of videos' tokens.
 
     Returns:
       The visual tokens.
     """
     modules = self._description.bind(params)
-    blocks = modules.vision(pixels, plan['position'], plan['frame'])
+    blocks, queries_keys = modules.vision(
+      pixels, plan['position'], plan['frame'], with_received
+    )
     tokens = jnp.take_along_axis(blocks, plan['token'][..., None], axis=1)
     tokens = constrain(tokens, 'batch', None, None)
-    return VisualTokens(tokens, plan['valid'], plan['grid'], None)
+    received = None
+    if queries_keys is not None:
+      impl = self.runtime.attention
+      received = received_by_videos(*queries_keys, plan, impl)
+    return VisualTokens(tokens, plan['valid'], plan['grid'], received)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from vlm.models import functional, layers
 from vlm.models.attention import attention
-from vlm.models.encoder import MLP
+from vlm.models.encoder import MLP, split_last
 from vlm.models.partition import constrain
 from vlm.models.patches import PatchLayout
 from vlm.models.qwen2_5_vision import axial_rope, normalised
@@ -106,9 +106,8 @@ class Attention(nnx.Module):
     q = layers.apply_rope(qkv[:, :, 0], *rope)
     k = layers.apply_rope(qkv[:, :, 1], *rope)
     ids = frame, frame
-    return self.o(
-      attention(q, k, qkv[:, :, 2], segment_ids=ids, impl=self.impl)
-    )
+    out = attention(q, k, qkv[:, :, 2], segment_ids=ids, impl=self.impl)
+    return self.o(out), (q, k)
 
 
 class Block(nnx.Module):
@@ -123,10 +122,11 @@ class Block(nnx.Module):
 
   def __call__(self, x, rope, frame):
     with jax.named_scope('attn'):
-      x = x + self.attn(self.norm1(x), rope, frame)
-      x = constrain(x, 'batch', None, None)
+      out, queries_keys = self.attn(self.norm1(x), rope, frame)
+      x = constrain(x + out, 'batch', None, None)
     with jax.named_scope('mlp'):
-      return constrain(x + self.mlp(self.norm2(x)), 'batch', None, None)
+      x = constrain(x + self.mlp(self.norm2(x)), 'batch', None, None)
+    return x, queries_keys
 
 
 class Merger(nnx.Module):
@@ -201,7 +201,12 @@ class Qwen3Vision(nnx.Module):
     frame: Int[Array, 'B T'],
     taps: Int[Array, 'B T K'],
     tap_weight: Float[Array, 'B T K'],
-  ) -> tuple[Float[Array, 'B M E'], Float[Array, 'L B M E']]:
+    with_queries: bool = False,
+  ) -> tuple[
+    Float[Array, 'B M E'],
+    Float[Array, 'L B M E'],
+    tuple[jax.Array, jax.Array] | None,
+  ]:
     """Encodes the patches of each row, slot by slot (see `patches`).
 
     Args:
@@ -211,23 +216,29 @@ class Qwen3Vision(nnx.Module):
       frame: number of its frame, 0 in empty slots.
       taps: the learned positions around each patch.
       tap_weight: their shares.
+      with_queries: also return the last block's queries and keys, [B, T, N, H]
+        with their phases; it then runs outside the scan.
 
     Returns:
-      One vector per merge block, in the order of the slots, and the same of
-      each DeepStack feature.
+      One vector per merge block, in the order of the slots, the same of each
+      DeepStack feature, and the queries and keys or None.
     """
     config = self.config
     x = self.patch(normalised(patches, config))
     x = x + self._learned(taps, tap_weight).astype(x.dtype)
     rope = axial_rope(position, x.shape[-1] // config.heads)
-    run = lambda block, x, _: (block(x, rope, frame), None)
-    features = []
+    run = lambda block, x, _: (block(x, rope, frame)[0], None)
+    features, queries_keys, blocks, end = [], None, self.layers, config.depth
+    if with_queries:
+      (blocks, last), end = split_last(blocks), config.depth - 1
     cuts = (0, *(block + 1 for block in config.deepstack_blocks))
-    for start, stop in itertools.pairwise((*cuts, config.depth)):
-      part = functional.part(self.layers, start, stop)
+    for start, stop in itertools.pairwise((*cuts, end)):
+      part = functional.part(blocks, start, stop)
       x, _ = functional.scan(part, run, x, None, self.runtime)
       features.append(x)
-    return self.merger(x), self.deepstack(features[:-1])
+    if with_queries:
+      x, queries_keys = last(x, rope, frame)
+    return self.merger(x), self.deepstack(features[:-1]), queries_keys
 
   def _learned(self, taps, tap_weight) -> Float[Array, 'B T D']:
     """Learned positions between taps, in float32."""

@@ -11,7 +11,11 @@ from vlm.models.functional import Params, Runtime
 from vlm.models.partition import constrain
 from vlm.models.qwen2 import Decoder, Qwen2Config
 from vlm.models.qwen3_vision import Qwen3Vision, Qwen3VisionConfig
-from vlm.models.visual import VisionLanguageModel, VisualTokens
+from vlm.models.visual import (
+  VisionLanguageModel,
+  VisualTokens,
+  received_by_videos,
+)
 
 # The decoder of the 8B checkpoint.
 DECODER = Qwen2Config(
@@ -88,7 +92,11 @@ class Qwen3VL(VisionLanguageModel):
     return _Modules(self.config, self.runtime, rngs)
 
   def encode_visual(
-    self, params: Params, pixels: jax.Array, plan: dict[str, jax.Array]
+    self,
+    params: Params,
+    pixels: jax.Array,
+    plan: dict[str, jax.Array],
+    with_received: bool = False,
   ) -> VisualTokens:
     """Patches -> visual tokens in the order of the prompt, with DeepStack.
 
@@ -99,16 +107,23 @@ class Qwen3VL(VisionLanguageModel):
       plan: what `patches.plan_patches` gives, stacked over rows: position
         [B, S, 2], frame [B, S], taps and tap_weight [B, S, 4], token [B, M],
         grid [B, M, 3], and valid [B, M].
+      with_received: also compute received attention, of videos' tokens.
 
     Returns:
       The visual tokens.
     """
     modules = self._description.bind(params)
     slots = (plan[k] for k in ('position', 'frame', 'taps', 'tap_weight'))
-    blocks, inner = modules.vision(pixels, *slots)
+    blocks, inner, queries_keys = modules.vision(pixels, *slots, with_received)
     token = plan['token'][..., None]
     pick = lambda x: jnp.take_along_axis(x, token, axis=1)
     tokens = constrain(pick(blocks), 'batch', None, None)
     deepstack = jnp.stack([pick(x) for x in inner])
     deepstack = constrain(deepstack, None, 'batch', None, None)
-    return VisualTokens(tokens, plan['valid'], plan['grid'], None, deepstack)
+    received = None
+    if queries_keys is not None:
+      impl = self.runtime.attention
+      received = received_by_videos(*queries_keys, plan, impl)
+    return VisualTokens(
+      tokens, plan['valid'], plan['grid'], received, deepstack
+    )

@@ -76,9 +76,20 @@ def config_from_hf(config: dict[str, Any]) -> Any:
   return _family(config.get('model_type'))[0].from_hf(config)
 
 
-def build(config: Any, runtime: Runtime = Runtime()) -> Any:
-  """A model description (no arrays) for a frozen config."""
-  return _family(config.model_type)[1](config, runtime)
+def build(
+  config: Any, runtime: Runtime = Runtime(), transforms: tuple[Any, ...] = ()
+) -> Any:
+  """A model description (no arrays) for a frozen config.
+
+  Args:
+    config: facts of the checkpoint.
+    runtime: execution choices.
+    transforms: of visual tokens; see `visual.VisualTransform`.
+  """
+  model = _family(config.model_type)[1]
+  return (
+    model(config, runtime, transforms) if transforms else model(config, runtime)
+  )
 
 
 def _family(model_type: str | None):

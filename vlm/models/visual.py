@@ -1,13 +1,18 @@
 """What stands between a vision tower and a decoder, in every whole VLM."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vlm.models.functional import Params
-from vlm.models.qwen2 import Cache, LanguageModel, Qwen2Config
+from vlm.models.inputs import Inputs, Prunable, shortened
+from vlm.models.prune import Prune
+from vlm.models.qwen2 import LanguageModel, Qwen2Config
+from vlm.models.received import received
+
+BLOCK = 4  # patches of a visual token of towers that keep an image's size
 
 
 class VisualTokens(NamedTuple):
@@ -17,9 +22,11 @@ class VisualTokens(NamedTuple):
     tokens: [B, M, D] in the decoder's width.
     valid: bool [B, M]; valid tokens fill the placeholders in order.
     grid: int32 [B, M, 3], (t, h, w) of each token, -1 where it has none.
-    received_attention: float32 [B, M] or None; see `attention.received`.
+    received_attention: float32 [B, M] or None; see received.py.
     deepstack: [L, B, M, D] or None; features from inside the tower, to be added
       to the tokens after the decoder's first L layers (arXiv 2406.04334).
+    kept: bool [B, M] or None for all; the others leave the row, and their
+      placeholders with them.
   """
 
   tokens: jax.Array
@@ -27,6 +34,29 @@ class VisualTokens(NamedTuple):
   grid: jax.Array
   received_attention: jax.Array | None
   deepstack: jax.Array | None = None
+  kept: jax.Array | None = None
+
+
+class VisualTransform(Protocol):
+  """What may stand between tower and decoder; frozen settings.
+
+  One that drops tokens drops them from videos only, and says on the host how
+  many it leaves at most. It needs plan/frames and plan/prunable; see
+  data/pipeline.py.
+  """
+
+  needs_attention: bool
+
+  def __call__(
+    self, visual: VisualTokens, plan: dict[str, jax.Array]
+  ) -> VisualTokens:
+    """Changes tokens, or drops some of a video."""
+
+  def room(self, frames: int, tokens: int) -> int:
+    """The most tokens it leaves of a video of frames x tokens."""
+
+  def prune(self, depth: int) -> Prune | None:
+    """What is pruned inside a decoder of `depth` layers."""
 
 
 def placed(
@@ -73,6 +103,53 @@ def gather(
   return total
 
 
+def frames_of(
+  values: Float[Array, 'B M ...'], frames: Int[Array, 'B V F N']
+) -> Float[Array, 'V1 F N ...']:
+  """What stands at the tokens of each video, [B * V, F, N, ...]; 0 at -1."""
+  flat = frames.reshape(len(frames), -1)
+  index = jnp.maximum(flat, 0).reshape(*flat.shape, *[1] * (values.ndim - 2))
+  found = jnp.take_along_axis(values, index, axis=1)
+  there = (flat >= 0).reshape(index.shape)
+  found = jnp.where(there, found, 0)
+  return found.reshape(-1, *frames.shape[2:], *values.shape[2:])
+
+
+def received_by_videos(
+  q: Float[Array, 'B S N H'],
+  k: Float[Array, 'B S N H'],
+  plan: dict[str, jax.Array],
+  impl: str,
+) -> Float[Array, 'B M']:
+  """Attention that the tokens of videos receive within their frames.
+
+  Of a tower whose patches lie in slots, those of a block side by side: the mean
+  over the block of what `received` says of its patches. 0 for other tokens.
+
+  Args:
+    q: queries of a block that sees whole frames, with their phases.
+    k: keys.
+    plan: token [B, M], the block of each visual token; frames [B, V, F, N].
+    impl: see `received`.
+  """
+  token, frames = plan['token'], plan['frames']
+  rows, most = token.shape
+  there = frames >= 0
+  flat = jnp.maximum(frames, 0).reshape(rows, -1)
+  blocks = jnp.take_along_axis(token, flat, axis=1)
+  cut = lambda x: jnp.take_along_axis(
+    x.reshape(rows, -1, BLOCK * x.shape[2], x.shape[3]),
+    blocks[..., None, None],
+    axis=1,
+  ).reshape(-1, frames.shape[3] * BLOCK, *x.shape[2:])
+  valid = there.reshape(-1, frames.shape[3])
+  scores = received(cut(q), cut(k), jnp.repeat(valid, BLOCK, axis=1), impl)
+  scores = scores.reshape(rows, -1, BLOCK).mean(-1)
+  place = jnp.where(there.reshape(rows, -1), flat, most)
+  put = lambda place, value: jnp.zeros(most).at[place].set(value, mode='drop')
+  return jax.vmap(put)(place, scores)
+
+
 class VisionLanguageModel(LanguageModel):
   """Tower, connector and decoder as pure functions of the parameters.
 
@@ -80,14 +157,40 @@ class VisionLanguageModel(LanguageModel):
   `image_token` and `video_token`.
   """
 
+  def _checked(
+    self, transforms: tuple[VisualTransform, ...]
+  ) -> tuple[VisualTransform, ...]:
+    depth = self.decoder_config.depth
+    found = [t.prune(depth) for t in transforms]
+    if sum(prune is not None for prune in found) > 1:
+      raise ValueError(f'several of {transforms} prune inside the decoder')
+    return tuple(transforms)
+
   @property
   def decoder_config(self) -> Qwen2Config:
     return self.config.decoder
 
+  @property
+  def prune(self) -> Prune | None:
+    depth = self.decoder_config.depth
+    found = [transform.prune(depth) for transform in self.transforms]
+    return next((prune for prune in found if prune is not None), None)
+
   def encode_visual(
-    self, params: Params, pixels: jax.Array, plan: dict[str, jax.Array]
+    self,
+    params: Params,
+    pixels: jax.Array,
+    plan: dict[str, jax.Array],
+    with_received: bool = False,
   ) -> VisualTokens:
-    """Pixels and their plan -> the visual tokens of each row."""
+    """Pixels and their plan -> the visual tokens of each row.
+
+    Args:
+      params: the parameters.
+      pixels: see data/pipeline.py.
+      plan: see data/pipeline.py.
+      with_received: also compute received attention.
+    """
     raise NotImplementedError
 
   def embed(
@@ -107,15 +210,33 @@ class VisionLanguageModel(LanguageModel):
     config = self.config
     return (tokens == config.image_token) | (tokens == config.video_token)
 
-  def forward(
-    self, params: Params, batch: dict, cache: Cache | None = None
-  ) -> tuple[Float[Array, 'B T D'], Cache | None]:
-    visual, deepstack = None, None
-    if 'pixels' in batch:
-      visual = self.encode_visual(params, batch['pixels'], batch['plan'])
-      slot = self.is_placeholder(batch['tokens'])
-      deepstack = placed_deepstack(slot, visual)
-    x = self.embed(params, batch['tokens'], visual)
-    return self.decode(
-      params, x, batch['positions'], batch['segment_ids'], cache, deepstack
+  def inputs(self, params: Params, batch: dict) -> Inputs:
+    if 'pixels' not in batch:
+      return super().inputs(params, batch)
+    plan, tokens = batch['plan'], batch['tokens']
+    asked = 'frames' in plan and any(t.needs_attention for t in self.transforms)
+    visual = self.encode_visual(params, batch['pixels'], plan, asked)
+    for transform in self.transforms:
+      visual = transform(visual, plan)
+    slot = self.is_placeholder(tokens)
+    inputs = Inputs(
+      self.embed(params, tokens, visual),
+      batch['positions'],
+      batch['segment_ids'],
+      placed_deepstack(slot, visual),
     )
+    if visual.kept is None:
+      return inputs
+    at = lambda mask: _spread(mask[..., None], slot)[..., 0] & slot
+    videos, rooms = plan['frames'].shape[1:], self._rooms(plan)
+    if self.prune is not None:
+      prunable = Prunable(at(plan['prunable']), videos[0] * rooms)
+      inputs = inputs._replace(prunable=prunable)
+    dropped = videos[0] * (videos[1] * videos[2] - rooms)
+    length = tokens.shape[1] - dropped
+    return shortened(inputs, ~slot | at(visual.kept), length)
+
+  def _rooms(self, plan: dict[str, Any]) -> int:
+    """The most tokens that the transforms leave of a video of the plan."""
+    _, frames, tokens = plan['frames'].shape[1:]
+    return min(t.room(frames, tokens) for t in self.transforms)

@@ -62,14 +62,16 @@ def prefill(
     The prefix, which `decode` only reads, and the state.
   """
   tokens, segment_ids = prompts['tokens'], prompts['segment_ids']
-  rows, prompt = tokens.shape
+  rows = len(tokens)
   positions = prompts.get('positions')
   if positions is None:
     positions = jnp.maximum(jnp.cumsum(segment_ids != 0, axis=1) - 1, 0)
   batch = prompts | {'positions': positions.astype(jnp.int32)}
-  hidden, cache = model.forward(params, batch, model.init_cache(rows, prompt))
+  inputs = model.inputs(params, batch)
+  hidden, cache = model.fill(params, inputs)
   cache = branches.begin(cache, samples, length, unstacked)
-  real = segment_ids.reshape(rows, prompt, *[1] * (positions.ndim - 2)) != 0
+  positions, real = inputs.positions, inputs.segment_ids != 0
+  real = real.reshape(*real.shape, *[1] * (positions.ndim - 2))
   last = jnp.where(real, positions, -1).reshape(rows, -1).max(axis=1)
   spread = lambda x: jnp.broadcast_to(x[:, None], (rows, samples, *x.shape[1:]))
   fill = jnp.full((rows, samples, length), settings.eos_ids[0], jnp.int32)
@@ -129,7 +131,7 @@ def decode(
     )
     position = state['position'] + 1
     x = model.embed(params, last)
-    cache = prefix | state['cache']
+    cache = branches.united(prefix, state['cache'])
     ids = jnp.ones_like(last)
     hidden, cache = model.decode(params, x, position, ids, cache)
     state = state | {'cache': branches.divided(cache)[1], 'position': position}

@@ -13,8 +13,7 @@ def sft(model: Any, *, loss_chunk: int = 512) -> Objective:
   """The SFT objective of a model.
 
   Args:
-    model: has `hidden(params, batch) -> [B, T, D]` and
-      `head_kernel(params) -> [D, V]`.
+    model: has `inputs`, `run` and `head_kernel`; see `qwen2.LanguageModel`.
     loss_chunk: positions per row whose logits are held at once.
 
   Returns:
@@ -25,18 +24,21 @@ def sft(model: Any, *, loss_chunk: int = 512) -> Objective:
 
   def objective(params, batch, key: jax.Array):
     del key  # nothing is drawn
-    targets, weights = next_tokens(
-      batch['tokens'], batch['loss_mask'], batch['segment_ids']
+    inputs = model.inputs(params, batch)
+    # Of a row that lost visual tokens, what is left; those had no weight.
+    targets, weights = map(
+      inputs.of,
+      next_tokens(batch['tokens'], batch['loss_mask'], batch['segment_ids']),
     )
     scores = token_scores(
-      model.hidden(params, batch),
+      model.run(params, inputs),
       model.head_kernel(params),
       targets,
       chunk=loss_chunk,
     )
     loss, count = -jnp.sum(scores.logprob * weights), jnp.sum(weights)
     right = jnp.sum(scores.correct * weights)
-    present = jnp.sum(batch['segment_ids'] > 0)
+    present = jnp.sum(inputs.segment_ids > 0)
     return loss, {
       'loss': (loss, count),
       'accuracy': (right, count),

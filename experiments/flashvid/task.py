@@ -11,6 +11,7 @@ from data.sources.clips import ClipRows
 from data.worlds import clip_questions
 from data.worlds.clip_questions import Question
 from data.worlds.clips import Clip, ClipSettings
+from experiments.flashvid import measure
 from vlm.metrics import bootstrap
 
 ROUNDS = 4  # of a question of every kind, about a training clip
@@ -111,6 +112,10 @@ class Task:
       if here.any():
         out[name] = list(bootstrap.interval(right[here], clip[here]))
     return out
+
+  def measure(self, job: Any, params: Any) -> dict[str, Any]:
+    """Everything that the report shows; see measure.py."""
+    return measure.measure(job.model, params, job.chat, self._config.measure)
 
 
 def _turn(question: Question, shown: bool) -> dict[str, Any]:

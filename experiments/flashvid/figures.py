@@ -179,7 +179,7 @@ def _draw_kept(axes, kept: Sequence[int], side: int) -> None:
   """Darkens what is not left."""
   for frame, axis in enumerate(axes):
     shade = np.zeros((side, side, 4))
-    shade[..., 3] = 0.6
+    shade[..., 3] = 0.5
     for token in kept:
       if token // side**2 == frame:
         column, row = _corner(token, side)

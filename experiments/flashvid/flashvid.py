@@ -32,16 +32,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 def _world(config: ConfigDict, smoke: bool) -> None:
   config.clips = {
-    'train_clips': 200 if smoke else 100_000,
-    'eval_clips': 8 if smoke else 64,
-    'frames': (4, 8),
+    'train_clips': 100 if smoke else 100_000,
+    'eval_clips': 4 if smoke else 64,
+    'frames': (2, 4) if smoke else (4, 8),
     'questions': 12,  # of a training clip
-    'dense_share': 0.04,
+    'dense_share': 0.0 if smoke else 0.04,
   }
   config.data.points = 1
   config.data.buckets = tuple(
     (frames * FRAME_TOKENS + 1 + TEXT_TOKENS, frames, frames * FRAME_TOKENS + 1)
-    for frames in (6, 8, 16)
+    for frames in ((4,) if smoke else (6, 8, 16))
   )
 
 
@@ -72,10 +72,10 @@ def _small_model(config: ConfigDict, smoke: bool) -> None:
   config.model.vision = {
     'image_size': 64,
     'patch': 8,
-    'width': 96,
-    'depth': 3,
+    'width': 32 if smoke else 96,
+    'depth': 2 if smoke else 3,
     'heads': 2,
-    'mlp_width': 256,
+    'mlp_width': 64 if smoke else 256,
   }
   config.model.video_pool = 1
   config.model.init_scale = (
@@ -83,22 +83,22 @@ def _small_model(config: ConfigDict, smoke: bool) -> None:
     (r'decoder/.*/embedding', 10.0),
   )
   config.model.decoder = {
-    'width': 96,
-    'depth': 4,
+    'width': 32 if smoke else 96,
+    'depth': 2 if smoke else 4,
     'heads': 2,
     'kv_heads': 2,
-    'head_dim': 48,
-    'mlp_width': 256,
+    'head_dim': 16 if smoke else 48,
+    'mlp_width': 64 if smoke else 256,
     'rope_theta': 1e4,
     'tied_head': False,
   }
-  config.runtime.unroll = True
+  config.runtime.unroll = not smoke  # compiling would take longer
 
 
 def _short_training(config: ConfigDict, smoke: bool) -> None:
-  config.steps = 20 if smoke else 1000
+  config.steps = 10 if smoke else 1000
   config.batch_size = 8 if smoke else 16
-  config.log_every = 20
+  config.log_every = 5 if smoke else 20
   config.loss_chunk = 1024
   config.optimizer.kind = 'muon'
   config.optimizer.lr = 1e-2

@@ -120,14 +120,14 @@ def _begun(work: Rollout, mesh: Mesh, arguments: dict[str, Any]):
   kv = 'tensor' if _heads_divide(work, mesh) else None
 
   def place(path: tuple, leaf: Any) -> jax.ShapeDtypeStruct:
-    name = path[0].key
+    first, last = path[0].key, path[-1].key
     spec = [None] * len(leaf.shape)
-    axis = 1 if name in ('prefix_k', 'prefix_v', 'cache') else 0
-    if len(leaf.shape) > axis:
-      spec[axis] = ('data', 'fsdp')
-    if name in ('prefix_k', 'prefix_v'):
+    layered = last in ('prefix_k', 'prefix_v') or first == 'cache'
+    if len(leaf.shape) > layered:
+      spec[int(layered)] = ('data', 'fsdp')
+    if last in ('prefix_k', 'prefix_v'):
       spec[2] = kv  # [L, B, K, P, H]
-    elif name == 'cache' and len(leaf.shape) == 6:
+    elif first == 'cache' and len(leaf.shape) == 6:
       spec[3] = kv  # [L, B, n, K, G, H]
     sharding = jax.sharding.NamedSharding(
       mesh, jax.sharding.PartitionSpec(*spec)
@@ -158,9 +158,19 @@ def _lower_decode(work: Rollout, mesh: Mesh, arguments: dict[str, Any]):
     )
 
 
+def _decoded(work: Rollout) -> dict[str, Any]:
+  """The batch, with rows as long as they are on average in the decoder."""
+  model, (rows, _) = work.model, work.batch['tokens'].shape
+  early, late = model.lengths(work.batch)
+  depth = model.decoder_config.depth
+  cut = model.prune.layer if model.prune else depth
+  mean = round((early * cut + late * (depth - cut)) / depth)
+  return work.batch | {'tokens': jax.ShapeDtypeStruct((rows, mean), jnp.int32)}
+
+
 def _counts(step: str, work: Rollout, mesh: Mesh) -> dict[str, float]:
   """FLOPs and bytes of one prefill, or of one token of every sample."""
-  config, batch = work.model.config, work.batch
+  config, batch = work.model.config, _decoded(work)
   rows, length = batch['tokens'].shape
   found = flops.blocks(config, batch)
   ways, tensor = batch_shards(mesh), mesh.shape['tensor']

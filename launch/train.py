@@ -23,7 +23,7 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from data.pack import row_size
-from launch import console, distributed, evaluate, job
+from launch import console, distributed, evaluate, job, reduction
 from vlm.models import flops
 from vlm.sharding import mesh as mesh_lib
 from vlm.sharding import report, rules

@@ -114,7 +114,11 @@ class Pixtral(VisionLanguageModel):
     return _Modules(self.config, self.runtime, rngs)
 
   def encode_visual(
-    self, params: Params, pixels: jax.Array, plan: dict[str, jax.Array]
+    self,
+    params: Params,
+    pixels: jax.Array,
+    plan: dict[str, jax.Array],
+    with_received: bool = False,
   ) -> VisualTokens:
     """Patches in their slots -> visual tokens in the order of the prompt.
 
@@ -124,10 +128,17 @@ class Pixtral(VisionLanguageModel):
         float.
       plan: what `patches.plan_patches` gives, stacked over rows: position
         [B, S, 2], frame [B, S], token [B, M], grid [B, M, 3], and valid [B, M].
+      with_received: not here.
 
     Returns:
       The visual tokens.
+
+    Raises:
+      ValueError: if asked for received attention, which methods for videos
+        read: Pixtral shows none.
     """
+    if with_received:
+      raise ValueError('pixtral shows no videos whose tokens could be ranked')
     modules = self._description.bind(params)
     features = modules.vision(pixels, plan['position'], plan['frame'])
     chosen = jnp.take_along_axis(features, plan['token'][..., None], axis=1)

@@ -247,7 +247,7 @@ class Decoder(nnx.Module):
     cache: Cache | None = None,
     deepstack: Float[Array, 'L B T D'] | None = None,
     pruning: Pruning | None = None,
-  ) -> tuple[Float[Array, 'B T D'], Cache | None]:
+  ) -> tuple[Float[Array, 'B S D'], Cache | None]:
     rope = self._rope(positions, segment_ids, cache)
     early, late = branches.staged(cache)
     if pruning is not None and late is None:
@@ -416,13 +416,14 @@ class LanguageModel:
     cache: Cache | None = None,
     deepstack: Float[Array, 'L B T D'] | None = None,
     pruning: Pruning | None = None,
-  ) -> tuple[Float[Array, 'B T D'], Cache | None]:
+  ) -> tuple[Float[Array, 'B S D'], Cache | None]:
     """Runs the layers; with a cache, appends at its index.
 
     With a cache of `branches.begin`, the second axis counts samples of a
     prompt instead of tokens. Positions are [B, T], or [B, T, 3] where the
     checkpoint has M-RoPE. Of `deepstack`, entry l is added to what leaves layer
-    l (arXiv 2406.04334). `pruning` needs the cache that `fill` makes.
+    l (arXiv 2406.04334). `pruning` needs the cache that `fill` makes; what comes
+    out is then the S tokens that survive it, else all T.
     """
     return self._decoder(params)(
       x, positions, segment_ids, cache, deepstack, pruning
@@ -463,6 +464,10 @@ class LanguageModel:
   def init_cache(self, batch: int, length: int) -> Cache:
     """An empty cache in the compute dtype."""
     return init_cache(self.decoder_config, batch, length, self.runtime.dtype)
+
+  def lengths(self, batch: dict[str, Any]) -> tuple[int, int]:
+    """Tokens per row in the decoder's first and in its last layers."""
+    return (batch['tokens'].shape[1],) * 2
 
   def inputs(self, params: Params, batch: dict) -> Inputs:
     """What enters the first layer.

@@ -1,10 +1,11 @@
 """What stands between a vision tower and a decoder, in every whole VLM."""
 
-from typing import Any, NamedTuple, Protocol
+import math
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from vlm.models.functional import Params
 from vlm.models.inputs import Inputs, Prunable, shortened
@@ -37,6 +38,7 @@ class VisualTokens(NamedTuple):
   kept: jax.Array | None = None
 
 
+@runtime_checkable
 class VisualTransform(Protocol):
   """What may stand between tower and decoder; frozen settings.
 
@@ -85,8 +87,8 @@ def placed_deepstack(
 
 
 def _spread(
-  tokens: Float[Array, 'B M D'], slot: Bool[Array, 'B T']
-) -> Float[Array, 'B T D']:
+  tokens: Shaped[Array, 'B M D'], slot: Bool[Array, 'B T']
+) -> Shaped[Array, 'B T D']:
   """Token n at the n-th placeholder; anything elsewhere."""
   nth = jnp.clip(jnp.cumsum(slot, axis=1) - 1, 0, tokens.shape[1] - 1)
   return jnp.take_along_axis(tokens, nth[..., None], axis=1)
@@ -228,15 +230,28 @@ class VisionLanguageModel(LanguageModel):
     if visual.kept is None:
       return inputs
     at = lambda mask: _spread(mask[..., None], slot)[..., 0] & slot
-    videos, rooms = plan['frames'].shape[1:], self._rooms(plan)
     if self.prune is not None:
-      prunable = Prunable(at(plan['prunable']), videos[0] * rooms)
+      prunable = Prunable(at(plan['prunable']), self._most(plan))
       inputs = inputs._replace(prunable=prunable)
-    dropped = videos[0] * (videos[1] * videos[2] - rooms)
-    length = tokens.shape[1] - dropped
+    length, _ = self.lengths(batch)
     return shortened(inputs, ~slot | at(visual.kept), length)
 
-  def _rooms(self, plan: dict[str, Any]) -> int:
-    """The most tokens that the transforms leave of a video of the plan."""
-    _, frames, tokens = plan['frames'].shape[1:]
-    return min(t.room(frames, tokens) for t in self.transforms)
+  def _most(self, plan: dict[str, Any]) -> int:
+    """The most tokens that the transforms leave of a row's videos."""
+    videos, frames, tokens = plan['frames'].shape[1:]
+    return videos * min(t.room(frames, tokens) for t in self.transforms)
+
+  def lengths(self, batch: dict[str, Any]) -> tuple[int, int]:
+    """Tokens per row in the decoder's first layers, and behind its prune.
+
+    Args:
+      batch: anything with the shapes of a batch.
+    """
+    length, plan = batch['tokens'].shape[1], batch.get('plan', {})
+    if not self.transforms or 'frames' not in plan:
+      return length, length
+    most = self._most(plan)
+    length += most - math.prod(plan['frames'].shape[1:])
+    if self.prune is None:
+      return length, length
+    return length, length - most + int(self.prune.kept(most)[most])

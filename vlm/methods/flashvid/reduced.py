@@ -5,7 +5,7 @@ a pure function of the features of whole videos. `transform.VideoReduction` puts
 one between tower and decoder.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array, Bool, Float
@@ -46,6 +46,7 @@ class Reduced(NamedTuple):
   forest: Forest | None = None
 
 
+@runtime_checkable
 class Reducer(Protocol):
   """A method that leaves out, or merges, tokens of a video."""
 

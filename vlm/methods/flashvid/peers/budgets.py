@@ -11,15 +11,15 @@ import numpy as np
 PUBLISHED_DEPTH = 28  # Qwen2-7B; the layers papers name are layers out of 28.
 
 
-def shared(share: float, counts) -> np.ndarray:
+def shared(share: float, counts):
   """round(share * count), at least 1 where count is; int32 like `counts`."""
   counts = np.asarray(counts)
   rounded = np.rint(share * counts)
   return np.maximum(rounded, np.minimum(counts, 1)).astype(np.int32)
 
 
-def floored(share: float, counts) -> np.ndarray:
-  """int(share * count), int32, forgiving of the last bits of a double."""
+def floored(share: float, counts):
+  """int(share * count), int32; forgives the last bits of a double."""
   return np.floor(share * np.asarray(counts) + 1e-9).astype(np.int32)
 
 

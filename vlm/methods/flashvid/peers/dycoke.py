@@ -53,7 +53,7 @@ class DyCoke(Peer):
     whole = -(-frame // WINDOW)
     each = (self.retention * frame - whole) / np.maximum(frame - whole, 1)
     each = np.clip(each, 0, 1)[:, None] * np.arange(tokens + 1)
-    return budgets.floored(1, each)
+    return budgets.floored(1.0, each)
 
   def _room(self, frames, tokens):
     whole = -(-frames // WINDOW) * tokens

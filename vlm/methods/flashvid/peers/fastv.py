@@ -1,7 +1,6 @@
 """FastV: prune by the last token's attention behind two layers."""
 
 import dataclasses
-from typing import Self
 
 from vlm.methods.flashvid.peers import budgets
 from vlm.methods.flashvid.peers.peer import Peer
@@ -31,7 +30,7 @@ class FastV(Peer):
     self._expect(whole, 'share', 'a share in (0, 1]')
 
   @classmethod
-  def aligned(cls, retention: float, depth: int, layer: int = 2) -> Self:
+  def aligned(cls, retention: float, depth: int, layer: int = 2) -> 'FastV':
     """Share r with (K + (L - K) r) / L = R.
 
     Raises:

@@ -79,32 +79,49 @@ class FastVID(Peer):
     cut = (near < self.cosine) | selection.best(-near, live, self.segments - 1)
     return jnp.concatenate([jnp.ones(1, bool), cut | ~live])
 
-  def _merged(self, x, rest, segment, count, most):
+  def _merged(self, x, rest, segment, count, most: int):
     """Centres of every frame, with what the frame's segment gives them."""
-    unit = selection.unit(x)
+    place = jax.lax.map(lambda frame: _ranked(*frame)[:most], (x, rest))
+    used = jnp.arange(most) < count[:, None]
+    centres = jnp.take_along_axis(x, place[..., None], 1)
+    means, sizes = self._given(x, rest, segment, centres, used)
+    weight = jnp.maximum(1 / (sizes + 1), self.weight)[..., None]
+    moved = weight * centres + (1 - weight) * means
+    frame = jnp.arange(len(x))[:, None]
+    place = jnp.where(used, place, x.shape[1])
+    centre = jnp.zeros(rest.shape, bool).at[frame, place].set(True, mode='drop')
+    return x.at[frame, place].set(moved, mode='drop'), centre
 
-    def anchor(frame):
-      own, own_unit, own_rest, number, count = frame
-      score = clusters.scores(
-        clusters.distances(own), own_rest, NEIGHBOURS, NEIGHBOURS
-      )
-      place = selection.order(score, own_rest)[:most]
-      used = jnp.arange(most) < count
+  def _given(self, x, rest, segment, centres, used):
+    """What centres [F, C, D] are given: (means [F, C, D], counts [F, C])."""
+    unit, targets = selection.unit(x), selection.unit(centres)
+    there = rest.any(1)[:, None] & used.any(1)
+    pairs = (segment[:, None] == segment) & there
+    listed = selection.front(pairs.ravel())[: self._pairs(len(x))]
+
+    def give(carry, pair):
+      sums, sizes = carry
+      giver, taker = pair // len(x), pair % len(x)
       near = jnp.einsum(
-        'fnd,cd->fnc', unit, own_unit[place], precision='highest'
+        'nd,cd->nc', unit[giver], targets[taker], precision='highest'
       )
-      home = jnp.where(used, near, -jnp.inf).argmax(-1)
-      home = jnp.where(rest & (segment == number)[:, None], home, -1)
-      means, sizes = selection.averages(
-        x.reshape(-1, x.shape[-1]), home.ravel(), most
-      )
-      weight = jnp.maximum(1 / (sizes + 1), self.weight)[:, None]
-      moved = weight * own[place] + (1 - weight) * means
-      place = jnp.where(used, place, len(own))
-      centre = jnp.zeros(len(own), bool).at[place].set(True, mode='drop')
-      return own.at[place].set(moved, mode='drop'), centre
+      home = jnp.where(used[taker], near, -jnp.inf).argmax(1)
+      home = jnp.where(rest[giver] & pairs[giver, taker], home, used.shape[1])
+      sums = sums.at[taker, home].add(x[giver], mode='drop')
+      return (sums, sizes.at[taker, home].add(1, mode='drop')), None
 
-    return jax.lax.map(anchor, (x, unit, rest, segment, count))
+    start = (jnp.zeros_like(centres), jnp.zeros(used.shape, jnp.float32))
+    (sums, sizes), _ = jax.lax.scan(give, start, listed)
+    return sums / jnp.maximum(sizes, 1)[..., None], sizes
+
+  def _pairs(self, frames: int) -> int:
+    """The most pairs of a frame and an anchor of its segment.
+
+    All cuts but the forced ones missing, and those at one end.
+    """
+    forced = min(self.segments, frames) - 1
+    longest = frames - forced
+    return forced + longest * -(-longest // self.spacing)
 
   def _counts(self, tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """int32 [tokens + 1]: tokens, and context tokens, of a frame of n."""
@@ -116,3 +133,9 @@ class FastVID(Peer):
 
   def _room(self, frames, tokens):
     return frames * int(self._counts(tokens)[0][-1])
+
+
+def _ranked(x, live):
+  """Places of the tokens of a frame by DPC score, best first."""
+  scores = clusters.scores(clusters.distances(x), live, NEIGHBOURS, NEIGHBOURS)
+  return selection.order(scores, live)

@@ -5,7 +5,6 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vlm.methods.flashvid.peers import budgets, runs, selection
 from vlm.methods.flashvid.peers.peer import Peer
@@ -48,7 +47,7 @@ class FrameFusion(Peer):
     return vectors, kept.reshape(first.shape)
 
   def _room(self, frames, tokens):
-    return int(budgets.shared(self.retention, np.int64(frames) * tokens))
+    return int(budgets.shared(self.retention, frames * tokens))
 
 
 def _fused(x, first, live):

@@ -5,7 +5,7 @@ were merged into stands at its own place. The rest is here.
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ class Peer:
       )
 
   @classmethod
-  def aligned(cls, retention: float, depth: int) -> Self:
+  def aligned(cls, retention: float, depth: int) -> 'Peer':
     """Settings whose tokens average to R over a decoder of `depth` layers.
 
     A method without a prune inside the decoder has R in every layer.
@@ -151,7 +151,7 @@ class PruningPeer(Peer):
     )
 
   @classmethod
-  def aligned(cls, retention: float, depth: int) -> Self:
+  def aligned(cls, retention: float, depth: int) -> 'PruningPeer':
     """The published layer scaled to `depth`; M solved for an average of R.
 
     (K M + (L - K) share M) / L = R F N, K out of 28 as published.

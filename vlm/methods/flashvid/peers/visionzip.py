@@ -49,6 +49,7 @@ def _merged(x, rest, count, most: int):
   """(vectors [N, D], which are targets [N]) of one frame's leftover tokens."""
   if not most:
     return x, jnp.zeros_like(rest)
+  count = jnp.minimum(count, rest.sum())
   stride = jnp.maximum(1, rest.sum() // jnp.maximum(count, 1))
   slots = jnp.arange(most)
   places = selection.front(rest)[jnp.minimum(slots * stride, len(x) - 1)]

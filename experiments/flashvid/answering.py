@@ -89,21 +89,23 @@ class Answering:
 
   def encode(self, pixels: np.ndarray) -> VisualTokens:
     """Visual tokens of clips, uint8 [C, F, S, S, 3], with their attention."""
-    batch = plans.pack_plans(
-      [self._row] * CLIPS, self._layout, self.frames, self.length, 1
-    )
-    encode = jax.jit(
+    return _in_parts(self._encode, pixels)
+
+  @functools.cached_property
+  def _encode(self):
+    rows = [self._row] * CLIPS
+    plan = plans.pack_plans(rows, self._layout, self.frames, self.length, 1)
+    plan = jax.tree.map(jnp.asarray, plan)
+    return jax.jit(
       lambda pixels: self.model.encode_visual(
-        self._params, pixels, batch, with_received=True
+        self._params, pixels, plan, with_received=True
       )
     )
-    return _in_parts(encode, pixels)
 
   def reduce(self, visual: VisualTokens, reducer: Any) -> VisualTokens:
     """What `reducer` leaves of the clips; `kept` says where."""
-    frames = np.broadcast_to(
-      self.plan['frames'], (CLIPS, *self.plan['frames'].shape)
-    )
+    frames = jnp.asarray(self.plan['frames'])
+    frames = jnp.broadcast_to(frames, (CLIPS, *frames.shape))
     reduction = VideoReduction(reducer)
     return _in_parts(
       jax.jit(lambda part: reduction(part, {'frames': frames})), visual

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from experiments.common import base_config, parse_arg
 
 FRAME_TOKENS = 64  # 8 x 8 patches
-TEXT_TOKENS = 12 * 8  # of twelve questions and answers
+TEXT_TOKENS = 12 * 8  # of twelve questions and answers, or a frame's patches
 # Of 64 tokens, such that FlashVID and methods that prune nothing in the decoder
 # come to the same tokens per layer exactly: b = 36, 18, 12, 6 of them enter, a
 # third of them enters the last of four layers, and 30, 15, 10, 5 is the mean.
@@ -36,12 +36,14 @@ def _world(config: ConfigDict, smoke: bool) -> None:
     'eval_clips': 4 if smoke else 64,
     'frames': (2, 4) if smoke else (4, 8),
     'questions': 12,  # of a training clip
+    'read_out_share': 0.4,
     'dense_share': 0.0 if smoke else 0.04,
   }
   config.data.points = 1
+  frames = (4,) if smoke else (6, 8, 16)
   config.data.buckets = tuple(
-    (frames * FRAME_TOKENS + 1 + TEXT_TOKENS, frames, frames * FRAME_TOKENS + 1)
-    for frames in ((4,) if smoke else (6, 8, 16))
+    (count * FRAME_TOKENS + 1 + TEXT_TOKENS, count, count * FRAME_TOKENS + 1)
+    for count in (1, *frames)
   )
 
 
@@ -54,7 +56,7 @@ def _measured(smoke: bool, thorough: bool) -> dict:
       'link_clips': 2,
       'pictures': 1,
       'retentions': RETENTIONS[-1:],
-      'methods': ('FlashVID', 'ADTS + TTM', 'random'),
+      'methods': ('FlashVID', 'random'),
       'budget_frames': (8, 16),
     }
   return {

@@ -1,8 +1,10 @@
 """Which tokens stay and how trees run through the frames, for pictures."""
 
 import dataclasses
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -70,12 +72,15 @@ def forest(features: np.ndarray, attention: np.ndarray | None) -> dict:
     settings = dataclasses.replace(settings, selection='div')
   else:
     batched = jnp.asarray(attention)[None]
-  reduced = compress(
-    jnp.asarray(features)[None], batched, None, settings, with_forest=True
-  )
+  reduced = _compressed(jnp.asarray(features)[None], batched, settings)
   found = np.asarray(reduced.index[0])[np.asarray(reduced.valid[0])]
   return {
     'parents': np.asarray(reduced.forest.parents[0]).tolist(),
     'roots': np.asarray(reduced.forest.roots[0]).tolist(),
     'index': found.tolist(),
   }
+
+
+@functools.partial(jax.jit, static_argnames='settings')
+def _compressed(features, attention, settings: FlashVID):
+  return compress(features, attention, None, settings, with_forest=True)

@@ -5,6 +5,7 @@ merging at fixed positions (TTM) where nothing moves, and more and better ones
 the more moves. Both use the same cosines and the same threshold.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -96,18 +97,18 @@ def links(features: np.ndarray, kind: str) -> tuple[float, float]:
     features: [C, F, N, D].
     kind: of `KINDS`.
   """
-  best = np.asarray(_best(features, kind))[:, 1:]
+  best = np.asarray(_best(jnp.asarray(features), kind))[:, 1:]
   return float(best.mean()), float((best >= FlashVID.tau).mean())
 
 
-def _best(features: np.ndarray, kind: str) -> jax.Array:
+@functools.partial(jax.jit, static_argnames='kind')
+def _best(features: jax.Array, kind: str) -> jax.Array:
   """float32 [C, F, N]: the cosine of each token's match, -1 in frame 0."""
 
-  @jax.jit
   def one(x):
     norm = jnp.linalg.norm(x, axis=-1)
     scale = jnp.where(norm > 0, 1 / norm, 0)
     free = jnp.ones(x.shape[:2], bool)
     return KINDS[kind](x, scale, free, jnp.arange(len(x)) > 0)[0]
 
-  return jnp.stack([one(x) for x in jnp.asarray(features)])
+  return jax.lax.map(one, features)

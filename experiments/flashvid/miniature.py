@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from data.worlds import clip_questions
-from experiments.flashvid import figures, flashvid, measure, reducers
+from experiments.flashvid import figures, flashvid, footage, measure, reducers
 from experiments.miniature import Arm, Outcome, Summary, Table
 from vlm.metrics import bootstrap
 
@@ -20,8 +20,8 @@ CLAIM = (
   'A tenth of the visual tokens answers nearly as well, if tokens are picked '
   'by attention and diversity and the rest is merged along trees of best '
   'matches. Miniature: procedural clips of 8 frames of 64 tokens, one-word '
-  'answers, {} parameters from scratch on full tokens. Not comparable with '
-  'published numbers.'
+  'answers, three quarters of a million parameters from scratch on full '
+  'tokens. Not comparable with published numbers.'
 )
 # Against which the method is held, question by question.
 RIVALS = (
@@ -50,17 +50,18 @@ def prepare(arms: Sequence[Arm]) -> None:
 def summarise(outcomes: Sequence[Outcome]) -> Summary:
   """Tables of accuracy, paired differences, and pictures."""
   answers = Answers([outcome.measured for outcome in outcomes])
+  methods = outcomes[0].arm.config.measure.methods or tuple(reducers.METHODS)
   return Summary(
     TITLE,
-    CLAIM.format('three quarters of a million'),
+    CLAIM,
     [
       _kinds(answers),
-      _curve(answers),
+      _curve(answers, methods),
       _differences(answers),
       _budget(answers),
       _links(outcomes),
     ],
-    figures.draw(answers, outcomes),
+    [*figures.draw(answers, outcomes), *footage.pictures()],
     _findings(answers, outcomes),
   )
 
@@ -108,6 +109,10 @@ class Answers:
     kinds = [k for _, k in self.asked[name] if not kind or k == kind]
     return float(np.mean([clip_questions.CHANCE[k] for k in kinds]))
 
+  def met(self, methods: Sequence[str], retention: float) -> list[str]:
+    """Those of the methods that were tried at a share."""
+    return [name for name in methods if point(name, retention) in self.share]
+
   @property
   def retentions(self) -> list[float]:
     """Shares below 1 of the set 'clips', the largest first."""
@@ -147,11 +152,11 @@ def _kinds(answers: Answers) -> Table:
   )
 
 
-def _curve(answers: Answers) -> Table:
+def _curve(answers: Answers, methods: Sequence[str]) -> Table:
   """Accuracy (tokens per layer, %) of every method at every share."""
   rows = [[measure.FULL, *[_interval(answers.accuracy(FULL_POINT))]]]
   rows[0] += [''] * (len(answers.retentions) - 1)
-  for method in reducers.METHODS:
+  for method in methods:
     keys = [point(method, share) for share in answers.retentions]
     rows.append([method, *(_cell(answers, key) for key in keys)])
   header = ['method', *(f'R = {share:.3f}' for share in answers.retentions)]
@@ -170,21 +175,13 @@ def _cell(answers: Answers, key: tuple) -> str:
 
 
 def _differences(answers: Answers) -> Table:
+  shares = answers.retentions
   rows = []
-  for rival in RIVALS:
-    cells = []
-    for share in answers.retentions:
-      other = point(rival, share)
-      if other not in answers.share:
-        cells.append('-')
-        continue
-      own = point(reducers.FLASHVID, share)
-      cells.append(_interval(answers.difference(own, other), signed=True))
-    rows.append([rival, *cells])
-  header = [
-    'FlashVID minus',
-    *(f'R = {share:.3f}' for share in answers.retentions),
-  ]
+  for rival in answers.met(RIVALS, shares[-1]):
+    pairs = [(point(reducers.FLASHVID, r), point(rival, r)) for r in shares]
+    found = [answers.difference(*pair) for pair in pairs]
+    rows.append([rival, *(_interval(one, signed=True) for one in found)])
+  header = ['FlashVID minus', *(f'R = {share:.3f}' for share in shares)]
   return Table('Paired differences of accuracy', header, rows)
 
 
@@ -241,14 +238,16 @@ def _findings(answers: Answers, outcomes: Sequence[Outcome]) -> list[str]:
   found = [_seen(answers)]
   for share in answers.retentions:
     own = point(reducers.FLASHVID, share)
-    kept = answers.accuracy(own).mean / answers.accuracy(FULL_POINT).mean
-    sentence = f'At R = {share:.3f} FlashVID keeps {kept:.1%} of the accuracy.'
-    for rival in RIVALS:
-      if point(rival, share) in answers.share:
-        difference = answers.difference(own, point(rival, share))
-        sentence += (
-          f' {_verdict(difference)} "{rival}" ({difference.mean:+.3f}).'
-        )
+    sentence = (
+      f'At R = {share:.3f} FlashVID is right on '
+      f'{answers.accuracy(own).mean:.1%} of the questions, full tokens on '
+      f'{answers.accuracy(FULL_POINT).mean:.1%}.'
+    )
+    for rival in answers.met(RIVALS, share):
+      difference = answers.difference(own, point(rival, share))
+      sentence += (
+        f' It {_verdict(difference)} "{rival}" ({difference.mean:+.3f}).'
+      )
     found.append(sentence)
   return [
     *found,
@@ -260,8 +259,8 @@ def _findings(answers: Answers, outcomes: Sequence[Outcome]) -> list[str]:
 
 def _verdict(difference: bootstrap.Interval) -> str:
   if difference.low > 0:
-    return 'It is better than'
-  return 'It is worse than' if difference.high < 0 else 'It ties with'
+    return 'is better than'
+  return 'is worse than' if difference.high < 0 else 'ties with'
 
 
 def _seen(answers: Answers) -> str:
@@ -281,26 +280,19 @@ def _seen(answers: Answers) -> str:
 
 def _best(answers: Answers) -> list[str]:
   """Which peer did best at each share, and how FlashVID compares."""
-  own_parts = [name for name in reducers.METHODS if 'Flash' in name]
   found = []
   for share in answers.retentions:
-    peers = [
-      name
-      for name in list(reducers.METHODS)[
-        list(reducers.METHODS).index('random') :
-      ]
-      if point(name, share) in answers.share and name not in own_parts
-    ]
-    best = max(
-      peers, key=lambda name: answers.accuracy(point(name, share)).mean
-    )
+    accuracy = {
+      name: answers.accuracy(point(name, share)).mean
+      for name in answers.met(reducers.PEERS, share)
+    }
+    best = max(accuracy, key=accuracy.get)
     difference = answers.difference(
       point(reducers.FLASHVID, share), point(best, share)
     )
     found.append(
-      f'At R = {share:.3f} the best peer is "{best}"; FlashVID '
-      f'{_verdict(difference).removeprefix("It ")} it '
-      f'({_interval(difference, signed=True)}).'
+      f'At R = {share:.3f} the best of the others is "{best}"; FlashVID '
+      f'{_verdict(difference)} it ({_interval(difference, signed=True)}).'
     )
   return found
 

@@ -30,7 +30,8 @@ def _peer(kind: Any, **settings: Any) -> Make:
 
 
 FLASHVID = 'FlashVID'
-METHODS: dict[str, Make] = {
+# The method, and what it is made of.
+PARTS: dict[str, Make] = {
   FLASHVID: _flashvid(),
   'FlashVID, sums over children': _flashvid(aggregation='children'),
   'ADTS only': _flashvid(alpha=1.0),
@@ -38,6 +39,8 @@ METHODS: dict[str, Make] = {
   'ADTS + TTM': _flashvid(parents='same'),
   'attention only': _flashvid(alpha=1.0, selection='attn'),
   'diversity only': _flashvid(alpha=1.0, selection='div'),
+}
+PEERS: dict[str, Make] = {
   'random': _peer(peers.RandomTokens),
   'stride': _peer(peers.Stride),
   'pooling': _peer(peers.Pooling),
@@ -51,6 +54,7 @@ METHODS: dict[str, Make] = {
   'HoliTom': _peer(peers.HoliTom),
   'FrameFusion': _peer(peers.FrameFusion),
 }
+METHODS = PARTS | PEERS
 
 
 def make(name: str, retention: float, depth: int, frames: int) -> Any | None:

@@ -48,10 +48,15 @@ class Task:
       {'eos_token': '<end>'},
     )
 
-  def train_rows(self) -> tuple[list[Any], None]:
-    """Clips that are drawn when they are read."""
-    count = self._config.clips.train_clips
-    return [ClipRows(TRAIN_SEED, count, self.settings())], None
+  def train_rows(self) -> tuple[list[Any], tuple[float, float] | None]:
+    """Clips that are drawn when they are read, and single frames."""
+    world = self._config.clips
+    rows = ClipRows(TRAIN_SEED, world.train_clips, self.settings())
+    if not world.read_out_share:
+      return [rows], None
+    frame = ClipSettings(frames=(1, 1), scenes=(1, 1))
+    frames = ClipRows(TRAIN_SEED, world.train_clips, frame)
+    return [rows, frames], (1 - world.read_out_share, world.read_out_share)
 
   def settings(self) -> ClipSettings:
     """What the clips are like."""
@@ -61,8 +66,14 @@ class Task:
     """A clip with several questions, one after the other.
 
     A few clips are shown at twice their rate, so that the model has met more
-    frames than most clips have.
+    frames than most clips have. A single frame is read out instead.
     """
+    if row.frames == 1:
+      pixels, owner = row.render(row.times())
+      vision = self._config.model.vision
+      side = vision.image_size // vision.patch
+      told = clip_questions.read_out(row, owner[0], side)
+      return _conversation(pixels, [told])
     dense = rng.random() < self._config.clips.dense_share
     pixels, _ = row.render(row.times(16 if dense else None))
     # Asked twice, a question would be answered from its first answer.
@@ -71,12 +82,8 @@ class Task:
       for question in clip_questions.ask_all(row, rng):
         asked[question.text] = question
     asked = list(asked.values())
-    messages = []
-    for number in rng.permutation(len(asked))[: self._config.clips.questions]:
-      question = asked[number]
-      messages.append(_turn(question, shown=not messages))
-      messages.append({'role': 'assistant', 'content': question.answer})
-    return {'images': [list(pixels)], 'messages': messages}
+    order = rng.permutation(len(asked))[: self._config.clips.questions]
+    return _conversation(pixels, [asked[number] for number in order])
 
   def eval_sets(self) -> dict[str, Sequence[Clip]]:
     """Unseen clips."""
@@ -116,6 +123,15 @@ class Task:
   def measure(self, job: Any, params: Any) -> dict[str, Any]:
     """Everything that the report shows; see measure.py."""
     return measure.measure(job.model, params, job.chat, self._config.measure)
+
+
+def _conversation(pixels: Any, asked: Sequence[Question]) -> dict[str, Any]:
+  """An example that asks and answers one question after the other."""
+  messages = []
+  for question in asked:
+    messages.append(_turn(question, shown=not messages))
+    messages.append({'role': 'assistant', 'content': question.answer})
+  return {'images': [list(pixels)], 'messages': messages}
 
 
 def _turn(question: Question, shown: bool) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Clips: what is asked is on the screen, answers are balanced, seeds decide."""
 
 import collections
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from data.worlds.clip_questions import KINDS, Question
 
 COUNT = 1200
 USUAL = clips.ClipSettings()
+UNIT = rf'\.|[a-z]+?:(?:{"|".join((*clips.SHAPES, "needle"))})'
 PAINTS = {name: np.array(paint) for name, paint in clips.COLOURS.items()}
 
 
@@ -167,6 +169,24 @@ class TestQuestions:
       while rest:
         fit = [p for p in clip_questions.PIECES if rest.startswith(p)]
         rest = rest[len(max(fit, key=len)) :]
+
+  def test_a_frame_is_read_out_patch_by_patch(self, rows):
+    for row in rows[:40]:
+      _, owner = row.render(row.times())
+      told = clip_questions.read_out(row, owner[0], 8)
+      said = re.findall(UNIT, told.answer)
+      assert ''.join(said) == told.answer and len(said) == 64
+      for place in {0, 20, 43} | {n for n, s in enumerate(said) if s != '.'}:
+        y, x = 8 * (place // 8), 8 * (place % 8)
+        patch = owner[0, y : y + 8, x : x + 8]
+        shown = {
+          f'{thing.colour}:{thing.shape}'
+          for number, thing in enumerate(row.objects)
+          if (patch == number).sum() >= 16
+        }
+        if row.needle is not None and (patch == clips.NEEDLE).sum() >= 16:
+          shown.add(f'{row.needle.colour}:needle')
+        assert said[place] in (shown or {'.'})
 
   def test_no_question_where_there_is_nothing_to_ask(self):
     settings = clips.ClipSettings(

@@ -31,7 +31,10 @@ FRAMES = 4
 @pytest.fixture(scope='module')
 def asking():
   """A drawn model, its parameters, clips of four frames, and questions."""
-  made = job.prepare(flashvid.get_config('smoke'))
+  config = flashvid.get_config('smoke')
+  # So that what is said depends on what is seen.
+  config.model.init_scale = ((r'decoder/.*/(q|k|o)/kernel', 20.0),)
+  made = job.prepare(config)
   params = jax.jit(lambda key: job.draw_params(made, key))(jax.random.key(0))
   rows = ClipRows(1, 5, ClipSettings(frames=(FRAMES, FRAMES)))
   clips, asked = measure._questions(rows)
@@ -83,7 +86,9 @@ def test_reduced_tokens_answer_as_any_user_is_answered(asking):
   visual = ready.encode(pixels)
   for name in (reducers.FLASHVID, 'FastV'):
     reducer = reducers.make(name, 0.6, 2, FRAMES)
-    got = ready.answers(asked, ready.reduce(visual, reducer), ready.left(reducer))
+    got = ready.answers(
+      asked, ready.reduce(visual, reducer), ready.left(reducer)
+    )
     model = registry.build(
       made.model.config, made.model.runtime, (VideoReduction(reducer),)
     )
@@ -101,13 +106,11 @@ def test_methods_cost_the_same(asking):
   _, _, ready, _, pixels = asking
   visual = ready.encode(pixels)
   share = flashvid.RETENTIONS[-1]
-  free = {'frame drop', 'pooling', 'PruneVID', 'HoliTom', 'FrameFusion'}
   depth, video = 4, FRAMES * 64
   deep = dataclasses.replace(ready.model.config.decoder, depth=depth)
   config = dataclasses.replace(ready.model.config, decoder=deep)
   ready.model, own = registry.build(config, ready.model.runtime), ready.model
   for name in ('FlashVID', 'ADTS + TTM', 'random', 'VisionZip', 'FastVID'):
-    assert name not in free
     reducer = reducers.make(name, share, depth, FRAMES)
     left = ready.left(reducer)
     found = ready.share(ready.reduce(visual, reducer), left)
@@ -153,8 +156,8 @@ def test_the_report_of_a_run(outcome):
     measure.FULL,
     *outcome.arm.config.measure.methods,
   ]
-  assert [row[0] for row in differences.rows] == ['random', 'ADTS + TTM']
-  assert [row[0] for row in budget.rows][0] == measure.FULL
+  assert [row[0] for row in differences.rows] == ['random']
+  assert budget.rows[0][0] == measure.FULL
   assert len(link.rows) == 4 * len(links.SPEEDS)
   for table in summary.tables:
     assert all(len(row) == len(table.header) for row in table.rows)

@@ -33,7 +33,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 def _world(config: ConfigDict, smoke: bool) -> None:
   config.clips = {
     'train_clips': 100 if smoke else 100_000,
-    'eval_clips': 4 if smoke else 64,
+    'eval_clips': 4 if smoke else 16,
     'frames': (2, 4) if smoke else (4, 8),
     'questions': 12,  # of a training clip
     'read_out_share': 0.4,
@@ -52,6 +52,7 @@ def _measured(smoke: bool, thorough: bool) -> dict:
   if smoke:
     return {
       'clips': 16,
+      'questions': 6,  # about a clip, at most
       'long_clips': 16,
       'link_clips': 2,
       'pictures': 1,
@@ -61,6 +62,7 @@ def _measured(smoke: bool, thorough: bool) -> dict:
     }
   return {
     'clips': 2000 if thorough else 300,
+    'questions': 2 if thorough else 6,
     'long_clips': 500 if thorough else 150,
     'link_clips': 32 if thorough else 16,
     'pictures': 2,

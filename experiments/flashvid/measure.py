@@ -18,7 +18,6 @@ import numpy as np
 
 from data.sources.clips import ClipRows
 from data.worlds import clip_questions
-from data.worlds.clip_questions import Question
 from data.worlds.clips import Clip, ClipSettings
 from experiments.flashvid import forests, links, reducers
 from experiments.flashvid.answering import Answering, Asked
@@ -62,9 +61,10 @@ def measure(model: Any, params: Any, chat: Any, settings: Any) -> dict:
 
 def _curve(model, params, chat, settings) -> dict[str, Any]:
   """Accuracy of every method at every share."""
-  clips, asked = _questions(ClipRows(CURVE_SEED, settings.clips, CLIPS))
+  rows = ClipRows(CURVE_SEED, settings.clips, CLIPS)
+  clips, asked = questions(rows, settings.questions)
   answering = Answering(model, params, chat, FRAMES)
-  visual = answering.encode(_pixels(clips, FRAMES))
+  visual = answering.encode(pixels_of(clips, FRAMES))
   say = _Report('clips', asked)
   say(FULL, 1.0, FRAMES, 1.0, answering.answers(asked, visual))
   say(BLIND, 0.0, FRAMES, 0.0, answering.answers(asked, None))
@@ -78,11 +78,12 @@ def _curve(model, params, chat, settings) -> dict[str, Any]:
 
 def _fixed_budget(model, params, chat, settings) -> dict[str, Any]:
   """Accuracy with as many tokens of ever more frames."""
-  clips, asked = _questions(ClipRows(LONG_SEED, settings.long_clips, LONG))
+  rows = ClipRows(LONG_SEED, settings.long_clips, LONG)
+  clips, asked = questions(rows, settings.questions)
   say = _Report('long', asked)
   for frames in settings.budget_frames:
     answering = Answering(model, params, chat, frames)
-    visual = answering.encode(_pixels(clips, frames))
+    visual = answering.encode(pixels_of(clips, frames))
     if frames == FRAMES:
       say(FULL, 1.0, frames, 1.0, answering.answers(asked, visual))
       continue
@@ -127,18 +128,19 @@ class _Report:
     )
 
 
-def _questions(rows: ClipRows) -> tuple[list[Clip], list[Asked]]:
-  """The clips, and one question of every kind about each."""
+def questions(rows: ClipRows, most: int) -> tuple[list[Clip], list[Asked]]:
+  """The clips, and at most so many questions about each, of different kinds."""
   clips = [rows[number] for number in range(len(rows))]
   asked = []
   for number, clip in enumerate(clips):
     rng = np.random.default_rng([rows.seed, number, 1])
-    questions: list[Question] = clip_questions.ask_all(clip, rng)
-    asked += [Asked(number, question) for question in questions]
+    found = clip_questions.ask_all(clip, rng)
+    chosen = rng.permutation(len(found))[:most]
+    asked += [Asked(number, found[place]) for place in chosen]
   return clips, asked
 
 
-def _pixels(clips: Sequence[Clip], frames: int) -> np.ndarray:
+def pixels_of(clips: Sequence[Clip], frames: int) -> np.ndarray:
   """uint8 [C, F, S, S, 3]."""
   return np.stack([clip.render(clip.times(frames))[0] for clip in clips])
 

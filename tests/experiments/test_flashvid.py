@@ -37,8 +37,8 @@ def asking():
   made = job.prepare(config)
   params = jax.jit(lambda key: job.draw_params(made, key))(jax.random.key(0))
   rows = ClipRows(1, 5, ClipSettings(frames=(FRAMES, FRAMES)))
-  clips, asked = measure._questions(rows)
-  pixels = measure._pixels(clips, FRAMES)
+  clips, asked = measure.questions(rows, len(clip_questions.KINDS))
+  pixels = measure.pixels_of(clips, FRAMES)
   ready = answering.Answering(made.model, params, made.chat, FRAMES)
   return made, params, ready, asked, pixels
 

@@ -183,16 +183,12 @@ class Assistant:
     """
     sizes = np.array([pack.sample_size(sample) for sample in samples])
     tokens, units, visual = (int(size) for size in sizes.max(axis=0))
-    clips = videos.spec_of(
-      [s['plan']['frames'] for s in samples if 'frames' in s.get('plan', {})],
-      self.model.transforms,
-    )
+    seen = [videos.frames_of(sample) for sample in samples]
+    clips = videos.spec_of(seen, self.model)
+    lost = 0
     if clips is not None:
-      dropped = [
-        clips.dropped_of(s['plan']['frames']) if 'plan' in s else 0
-        for s in samples
-      ]
-      tokens = int((sizes[:, 0] - dropped).max())
+      each = [clips.lost_of(videos.sizes(frames)) for frames in seen]
+      tokens, lost = int((sizes[:, 0] - each).max()), clips.lost
     if tokens > LONGEST:
       raise ValueError(
         f'the prompt has {tokens:,} tokens, {visual:,} of them visual; at most '
@@ -200,7 +196,7 @@ class Assistant:
         'fewer tokens of a video (--flashvid.retention)'
       )
     rounded = lambda size: size + -size % BUCKET
-    tokens = rounded(tokens) + (0 if clips is None else clips.dropped)
+    tokens = rounded(tokens) + lost
     if not units:
       return pack.RowSpec(tokens)
     tiles = any(s['pixels'].ndim > 2 for s in samples if 'pixels' in s)

@@ -129,7 +129,7 @@ def check_videos(samples: Sequence[Sample], spec: RowSpec) -> None:
   """
   if spec.clips is None:
     return
-  seen = [s['plan']['frames'] for s in samples if 'plan' in s]
+  seen = [videos.frames_of(sample) for sample in samples]
   sizes = [size for frames in seen for size in videos.sizes(frames)]
   most = np.max([(0, 0), *sizes], axis=0)
   if len(sizes) > spec.clips.videos or np.any(most > spec.clips.shape[1:]):
@@ -139,13 +139,12 @@ def check_videos(samples: Sequence[Sample], spec: RowSpec) -> None:
       f'{spec.clips.videos} of {spec.clips.frames} x {spec.clips.tokens} fit '
       '(--config.data.clips)',
     )
-  dropped = sum(spec.clips.dropped_of(frames) for frames in seen)
-  left = sum(len(s['tokens']) for s in samples) - dropped
-  if left > spec.seq_len - spec.clips.dropped:
+  left = sum(len(s['tokens']) for s in samples) - spec.clips.lost_of(sizes)
+  if left > spec.seq_len - spec.clips.lost:
     raise records.BadRecord(
       'too long',
       f'{left} tokens are left of its videos and texts, at most '
-      f'{spec.seq_len - spec.clips.dropped} fit (row.seq_len {spec.seq_len})',
+      f'{spec.seq_len - spec.clips.lost} fit (row.seq_len {spec.seq_len})',
     )
 
 

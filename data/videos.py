@@ -10,12 +10,13 @@ and a row's plan the same for all its samples, in a static shape.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from data.frames import Frames
+from vlm.models.prune import Prune
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +28,15 @@ class VideoSpec:
     frames: F, temporal units of a video.
     tokens: N, visual tokens of a unit.
     transform: a `vlm.models.visual.VisualTransform`.
+    prune: what it prunes inside the decoder; None where nothing is, as in
+      training.
   """
 
   videos: int
   frames: int
   tokens: int
   transform: Any
+  prune: Prune | None = None
 
   @property
   def shape(self) -> tuple[int, int, int]:
@@ -40,34 +44,40 @@ class VideoSpec:
     return self.videos, self.frames, self.tokens
 
   @property
-  def dropped(self) -> int:
-    """Tokens by which every row becomes shorter."""
-    return self.videos * _dropped(self.transform, self.frames, self.tokens)
+  def lost(self) -> int:
+    """Tokens by which every row is shorter in the last layer."""
+    return self.lost_of([(self.frames, self.tokens)] * self.videos)
 
-  def dropped_of(self, frames: np.ndarray) -> int:
-    """Tokens that videos [v, f, n] surely lose."""
-    return sum(
-      _dropped(self.transform, *size) for size in sizes(frames) if all(size)
-    )
+  def lost_of(self, videos: Sequence[tuple[int, int]]) -> int:
+    """Tokens that videos of so many frames x tokens lose at least."""
+    kept = sum(self.transform.room(*video) for video in videos)
+    if self.prune is not None:
+      kept = int(self.prune.kept(kept)[kept])
+    return sum(frames * tokens for frames, tokens in videos) - kept
 
 
 def spec_of(
-  frames: Sequence[np.ndarray], transforms: Sequence[Any]
+  frames: Sequence[np.ndarray], model: Any, prune: bool = True
 ) -> VideoSpec | None:
   """The smallest room for rows with the videos [v, f, n]; None without any.
 
-  Raises:
-    ValueError: several transforms that drop tokens.
+  Args:
+    frames: of each row.
+    model: from `registry.build`, with one transform or none.
+    prune: whether the rows are prompts, which the decoder prunes.
   """
   most = np.max([(0, 0, 0), *(f.shape for f in frames)], axis=0)
-  if not most.all() or not transforms:
+  if not most.all() or not model.transforms:
     return None
-  (transform,) = transforms
-  return VideoSpec(*(int(size) for size in most), transform)
+  (transform,) = model.transforms
+  shape = (int(size) for size in most)
+  return VideoSpec(*shape, transform, model.prune if prune else None)
 
 
-def _dropped(transform: Any, frames: int, tokens: int) -> int:
-  return frames * tokens - transform.room(frames, tokens)
+def frames_of(sample: Mapping[str, Any]) -> np.ndarray:
+  """A sample's frames [v, f, n]; empty without videos."""
+  empty = np.full((0, 0, 0), -1, np.int32)
+  return sample.get('plan', {}).get('frames', empty)
 
 
 def sizes(frames: np.ndarray) -> list[tuple[int, int]]:
@@ -116,9 +126,7 @@ def by_frames(processor: Any) -> Any:
 
 def stacked(videos: Sequence[np.ndarray]) -> np.ndarray:
   """Arrays [f, n] as one [v, f, n], filled with -1."""
-  shape = np.max([v.shape for v in videos], axis=0, initial=0)
-  if not len(videos):
-    return np.full((0, 0, 0), -1, np.int32)
+  shape = np.max([(0, 0), *(v.shape for v in videos)], axis=0)
   whole = np.full((len(videos), *shape), -1, np.int32)
   for row, video in zip(whole, videos, strict=True):
     row[: video.shape[0], : video.shape[1]] = video

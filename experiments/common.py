@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from vlm.methods.flashvid import FlashVID
 from vlm.models.lora import Lora
@@ -39,6 +39,13 @@ def parse_arg(arg: str | None, sizes: tuple[str, ...], **defaults: Any):
     kind = type(options[name])
     options[name] = value == 'True' if kind is bool else kind(value)
   return options
+
+
+def flashvid_fields() -> dict[str, Any]:
+  """Every field of `FlashVID` at its default, with nothing left out."""
+  fields = dataclasses.asdict(FlashVID(retention=1.0))
+  # A flag needs the type of a field that is None.
+  return fields | {'layer': config_dict.placeholder(int)}
 
 
 def base_config() -> ConfigDict:
@@ -92,7 +99,7 @@ def base_config() -> ConfigDict:
         'save_on_preemption': True,
       },
       # Video tokens left out (vlm/methods/flashvid); retention 1: none.
-      'flashvid': dataclasses.asdict(FlashVID(retention=1.0)),
+      'flashvid': flashvid_fields(),
       # Slices of launch.compile --table, and what changes with their chips:
       # (('v5e:8x8', {'accumulate': 20}), ...).
       'slices': (),

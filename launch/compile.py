@@ -43,9 +43,7 @@ def define_flags() -> None:
 def work_of(config: ConfigDict) -> aot.Work:
   """The training job of a config, as shapes."""
   config = config.copy_and_resolve_references()
-  if config.runtime.attention == 'auto':
-    # 'auto' looks at the machine it runs on; this one has no TPU.
-    config.runtime.attention = 'splash'
+  _name_kernels(config)
   # A published checkpoint's shapes are known without its tokenizer.
   chat = None if config.model.preset else tasks.load(config).chat()
   model = job.model_of(config, chat)
@@ -65,8 +63,7 @@ def rollout_of(config: ConfigDict) -> aot_rollout.Rollout:
   config = config.copy_and_resolve_references()
   low = {'dtype': 'bfloat16', 'param_dtype': 'bfloat16', 'remat': 'none'}
   config.runtime.update(low)
-  if config.runtime.attention == 'auto':
-    config.runtime.attention = 'splash'
+  _name_kernels(config)
   chat = None if config.model.preset else tasks.load(config).chat()
   model, rollout = job.model_of(config, chat), config.rollout
   batch = job.batch_of(rollout.rows, job.row_specs(config, model)[-1])
@@ -74,6 +71,14 @@ def rollout_of(config: ConfigDict) -> aot_rollout.Rollout:
   return aot_rollout.Rollout(
     model, batch, rollout.mesh, rollout.samples, rollout.new_tokens
   )
+
+
+def _name_kernels(config: ConfigDict) -> None:
+  """'auto' looks at the machine it runs on; this one has no TPU."""
+  if config.runtime.attention == 'auto':
+    config.runtime.attention = 'splash'
+  if config.flashvid.kernels == 'auto':
+    config.flashvid.kernels = 'pallas'
 
 
 def compile_for(

@@ -1,11 +1,14 @@
-"""Evaluates a checkpoint of ours or a published one on a task's sets.
+r"""Evaluates a checkpoint on a task's sets, or on a video benchmark.
 
   python -m launch.evaluate --config=experiments/depthlm/depthlm.py:tiny \
     --checkpoint=runs/depthlm/tiny-marker-0 --output=runs/scores
+  python -m launch.evaluate --benchmark=videomme --model=DIR_OR_HUB_ID \
+    --data=gs://bucket/Video-MME --output=runs/videomme --frames=32
 
-`--checkpoint` is a workdir of launch.train (its last good checkpoint is read)
-or a folder of safetensors. Writes, per set, `SET.jsonl` with one prediction a
-line, and one `scores.json` with every setting that produced the scores.
+`--benchmark` is told of in launch/benchmark.py. With `--config`, `--checkpoint`
+is a workdir of launch.train (its last good checkpoint is read) or a folder of
+safetensors. Writes, per set, `SET.jsonl` with one prediction a line, and one
+`scores.json` with every setting that produced the scores.
 """
 
 import json
@@ -19,7 +22,7 @@ from absl import app, flags
 from etils import epath
 from ml_collections import config_flags
 
-from launch import console, distributed, job
+from launch import benchmark, console, distributed, job, reduction
 from vlm.rollout.sampler import prepare, sample
 from vlm.rollout.settings import Buckets, Sampling
 from vlm.sharding import mesh as mesh_lib
@@ -168,21 +171,39 @@ def write(
 def define_flags() -> None:
   """Defines the flags; not at import, where launchers would share names."""
   config_flags.DEFINE_config_file('config', lock_config=True)
-  flags.DEFINE_string(
-    'checkpoint', None, 'Workdir or folder of safetensors.', required=True
-  )
+  flags.DEFINE_string('checkpoint', None, 'Workdir or folder of safetensors.')
   flags.DEFINE_string(
     'output', None, 'Where scores go; CHECKPOINT/evaluation by default.'
   )
+  benchmark.define_flags()
+  reduction.define_flags()
 
 
 def main(argv: list[str]) -> None:
   """Loads, asks, scores, writes, prints a table."""
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
+  _check_flags()
   console.set_up_logging()
   distributed.initialize_from_flags()
-  config = flags.FLAGS.config
+  if flags.FLAGS.benchmark:
+    benchmark.run_from_flags()
+  else:
+    reduction.update(flags.FLAGS.config, flags.FLAGS.flashvid)
+    _run_config(flags.FLAGS.config)
+
+
+def _check_flags() -> None:
+  given = flags.FLAGS
+  if (given.benchmark is None) == (given.config is None):
+    raise app.UsageError('expected either --config or --benchmark')
+  if given.config is not None and not given.checkpoint:
+    raise app.UsageError('--config needs --checkpoint')
+  if given.benchmark and given.checkpoint:
+    raise app.UsageError('--checkpoint goes with --config; set --model')
+
+
+def _run_config(config: Any) -> None:
   mesh = mesh_lib.make_mesh(config.mesh)
   made = job.prepare(config)
   params, source = load_checkpoint(made, flags.FLAGS.checkpoint, mesh)

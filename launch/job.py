@@ -129,10 +129,10 @@ def _video_spec(data, model) -> VideoSpec | None:
 def _row_spec(data, facts, seq_len, units, visual, clips=None) -> RowSpec:
   if not units:
     return RowSpec(seq_len)
-  if clips is not None and seq_len <= clips.dropped:
+  if clips is not None and seq_len <= clips.lost:
     raise ValueError(
       f'--config.data.seq_len={seq_len}: rows with room for videos of '
-      f'--config.data.clips={clips.shape} lose {clips.dropped} tokens'
+      f'--config.data.clips={clips.shape} lose {clips.lost} tokens'
     )
   spec = processor_of(facts).row(
     units,

@@ -7,27 +7,20 @@ Retention is the share of a video's tokens that a decoder layer sees on average;
 `vlm.methods.flashvid.FlashVID`.
 """
 
-import dataclasses
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from experiments.common import flashvid_fields
 from vlm.methods.flashvid import FlashVID
 from vlm.methods.flashvid.transform import VideoReduction
 
 
-def defaults() -> ConfigDict:
-  """Every field of `FlashVID`, at its default, and no reduction."""
-  config = ConfigDict(dataclasses.asdict(FlashVID(retention=1.0)))
-  # Fields that may be None keep their type when a flag sets them.
-  config = ConfigDict(config, type_safe=False)
-  return config
-
-
-def define_flags() -> None:
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines `--flashvid.FIELD`."""
-  config_flags.DEFINE_config_dict('flashvid', defaults())
+  fields = ConfigDict(flashvid_fields())
+  config_flags.DEFINE_config_dict('flashvid', fields, flag_values=values)
 
 
 def from_flags() -> FlashVID | None:
@@ -51,9 +44,9 @@ def transforms_of(config: Any) -> tuple[VideoReduction, ...]:
   return () if settings is None else (VideoReduction(settings),)
 
 
-def update(config: ConfigDict) -> None:
+def update(config: ConfigDict, said: ConfigDict) -> None:
   """Writes what the flags say over `config.flashvid`."""
-  said, usual = flags.FLAGS.flashvid, defaults()
+  usual = ConfigDict(flashvid_fields())
   for name, value in said.items():
     if value != usual[name]:
       config.flashvid[name] = value

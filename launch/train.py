@@ -192,7 +192,7 @@ def _throughput(made: job.Job, mesh) -> Throughput:
   if len(made.specs) > 1:
     return Throughput()  # steps of several sizes have no one cost
   shapes = job.batch_of(config.batch_size, spec)
-  length = spec.seq_len - (spec.clips.dropped if spec.clips else 0)
+  length, _ = made.model.lengths(shapes)
   decoded = jax.ShapeDtypeStruct((config.batch_size, length), 'int32')
   peak = metrics_lib.peak_flops(list(mesh.devices.flat))
   return Throughput(
@@ -219,7 +219,7 @@ def main(argv: list[str]) -> None:
   distributed.initialize_from_flags()
   steps = flags.FLAGS.profile_steps
   config = flags.FLAGS.config
-  reduction.update(config)
+  reduction.update(config, flags.FLAGS.flashvid)
   run(
     config,
     report_row=lambda row: log.info('%s', metrics_lib.format_row(row)),

@@ -56,6 +56,38 @@ def interval(
   return Interval(float(sums.sum() / counts.sum()), float(low), float(high))
 
 
+def macro_interval(
+  values,
+  clusters,
+  groups,
+  confidence: float = 0.95,
+  draws: int = 2000,
+  seed: int = 0,
+) -> Interval:
+  """Interval of the plain mean of the groups' means.
+
+  Args:
+    values: [N] one number per query; no NaN.
+    clusters: [N] the image or video of each query; resampled in each group.
+    groups: [N] the group of each query, such as its task.
+    confidence: mass of the interval.
+    draws: bootstrap samples.
+    seed: of the resampling.
+  """
+  values, clusters = np.asarray(values, np.float64), np.asarray(clusters)
+  groups, rng = np.asarray(groups), np.random.default_rng(seed)
+  means, drawn = [], []
+  for group in np.unique(groups):
+    inside = groups == group
+    sums, counts = _cluster_sums(values[inside], clusters[inside])
+    means.append(sums.sum() / counts.sum())
+    chosen = rng.integers(len(sums), size=(draws, len(sums)))
+    drawn.append(sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1))
+  tail = (1 - confidence) / 2
+  low, high = np.quantile(np.mean(drawn, axis=0), [tail, 1 - tail])
+  return Interval(float(np.mean(means)), float(low), float(high))
+
+
 def paired_difference(
   first,
   second,

@@ -6,6 +6,7 @@ ends. How long rows become is static: every video of the batch gives room for as
 many tokens as its static size allows, and the host has checked each row.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -13,7 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 
-class Prunable(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Prunable:
   """Visual tokens that a prune inside the decoder may take.
 
   Attributes:
@@ -22,7 +25,7 @@ class Prunable(NamedTuple):
   """
 
   slots: jax.Array
-  most: int
+  most: int = dataclasses.field(metadata={'static': True})
 
 
 class Inputs(NamedTuple):
@@ -89,7 +92,7 @@ def shortened(inputs: Inputs, stay: Bool[Array, 'B T'], length: int) -> Inputs:
     deepstack = taken(deepstack, order, axis=2)
   if prunable is not None:
     slots = taken(prunable.slots & stay, order)
-    prunable = prunable._replace(slots=slots)
+    prunable = dataclasses.replace(prunable, slots=slots)
   return Inputs(
     taken(inputs.x, order), positions, segment_ids, deepstack, order, prunable
   )

@@ -6,6 +6,8 @@ parameter rules have already refused or reported such a mesh at start.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, PartitionSpec
@@ -59,3 +61,21 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   if mesh is None or AxisType.Manual in mesh.axis_types:
     return x
   return jax.lax.with_sharding_constraint(x, spec(x.shape, names))
+
+
+def over_batch(run: Callable, *arrays: Any) -> Any:
+  """Runs a function that treats rows alike on each shard's own rows.
+
+  The compiler cannot divide a Pallas kernel over a mesh, nor does it know that
+  what is sorted or gathered within a row needs no other. No-op without a mesh.
+
+  Args:
+    run: of arrays with a leading batch axis, or None, giving such arrays.
+    *arrays: what it takes; batch sizes that do not divide stay whole.
+  """
+  mesh = context_mesh()
+  if mesh is None or AxisType.Manual in mesh.axis_types:
+    return run(*arrays)
+  rows = PartitionSpec(spec(arrays[0].shape[:1], ('batch',))[0])
+  run = jax.shard_map(run, in_specs=rows, out_specs=rows, check_vma=False)
+  return run(*arrays)

@@ -422,8 +422,8 @@ class LanguageModel:
     With a cache of `branches.begin`, the second axis counts samples of a
     prompt instead of tokens. Positions are [B, T], or [B, T, 3] where the
     checkpoint has M-RoPE. Of `deepstack`, entry l is added to what leaves layer
-    l (arXiv 2406.04334). `pruning` needs the cache that `fill` makes; what comes
-    out is then the S tokens that survive it, else all T.
+    l (arXiv 2406.04334). `pruning` needs the cache that `fill` makes, and the
+    S tokens that survive it come out; else all T do.
     """
     return self._decoder(params)(
       x, positions, segment_ids, cache, deepstack, pruning

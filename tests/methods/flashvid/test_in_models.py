@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data import videos
 from data.examples import left_padded
 from data.processors.qwen_vl import Budget
 from data.processors.registry import processor_of
-from data.videos import VideoSpec, by_frames, mark_videos, spec_of
+from data.videos import VideoSpec, by_frames, mark_videos
 from tests.tiny_checkpoint import picture
 from vlm.methods.flashvid import FlashVID
 from vlm.methods.flashvid.transform import VideoReduction
@@ -28,6 +29,7 @@ from vlm.models import (
   registry,
 )
 from vlm.models.functional import Runtime
+from vlm.models.prune import Prune
 from vlm.models.qwen2 import Qwen2Config
 from vlm.models.siglip import SiglipVisionConfig
 from vlm.models.visual import frames_of
@@ -133,17 +135,16 @@ def small(processor):
 
 def batch_of(config, samples, transform, extra=0):
   """Left-padded prompts with just enough room, and `extra` tokens."""
-  frames = [s['plan']['frames'] for s in samples if 'plan' in s]
-  clips = spec_of(frames, (transform,))
-  size = lambda key: max(len(s[key]) for s in samples if key in s)
+  seen = [videos.frames_of(one) for one in samples]
+  clips = videos.spec_of(seen, registry.build(config, RUNTIME, (transform,)))
   left = [
-    len(s['tokens'])
-    - (clips.dropped_of(s['plan']['frames']) if 'plan' in s else 0)
-    for s in samples
+    len(one['tokens']) - clips.lost_of(videos.sizes(frames))
+    for one, frames in zip(samples, seen)
   ]
+  size = lambda key: max(len(s[key]) for s in samples if key in s)
   spec = by_frames(processor_of(config)).row(
     size('pixels'),
-    seq_len=max(left) + clips.dropped + extra,
+    seq_len=max(left) + clips.lost + extra,
     visual=max(len(s['plan']['grid']) for s in samples if 'plan' in s),
     placeholders=tuple({config.image_token, config.video_token}),
     clips=clips,
@@ -211,15 +212,11 @@ def test_a_row_is_what_its_parts_give(name):
     else:
       want = np.arange(real.sum())
       np.testing.assert_array_equal(got.positions[row][real], want)
-    dropped = sum(transform.room(*s) - s[0] * s[1] for s in sizes(one))
+    found = videos.sizes(one['plan']['frames'])
+    dropped = sum(transform.room(*s) - s[0] * s[1] for s in found)
     assert real.sum() == len(one['tokens']) + dropped < len(slot)
   text = np.asarray(got.segment_ids[2]) > 0
   assert text.sum() == len(samples[2]['tokens'])
-
-
-def sizes(sample):
-  frames = sample['plan']['frames']
-  return [(int((v[:, 0] >= 0).sum()), int((v[0] >= 0).sum())) for v in frames]
 
 
 def masked_logits(model, params, inputs, cut, stay):
@@ -352,6 +349,9 @@ def test_frames_of_gathers_and_pads():
 def test_room_of_a_row():
   spec = VideoSpec(2, 4, 10, VideoReduction(FlashVID(0.5)))
   # ceil(10 * 0.5 * 1.25) = 7 of 10 tokens of each frame stay.
-  assert spec.dropped == 2 * 4 * 3
+  assert spec.lost == 2 * 4 * 3
   one = np.arange(30).reshape(1, 3, 10)
-  assert spec.dropped_of(one) == 9
+  assert spec.lost_of(videos.sizes(one)) == 9
+  # Of the 56 that enter, a quarter stays behind the prune.
+  pruned = dataclasses.replace(spec, prune=Prune(1, 0.25))
+  assert pruned.lost == 80 - 14

@@ -21,7 +21,7 @@ class _Video(NamedTuple):
     valid: bool [F, N], tokens that are there.
     finite: bool [F, N], those of them that do not count as zeros.
     dots: float32 [F, N, N], inner products within a frame.
-    scale: float32 [F, N], 1 / norm, 0 for a token of zeros.
+    norm: float32 [F, N], inf for a token of zeros, whose cosines are 0.
     frames: int32 [], frames that are there.
     tokens: int32 [], tokens of each of them.
   """
@@ -30,7 +30,7 @@ class _Video(NamedTuple):
   valid: jax.Array
   finite: jax.Array
   dots: jax.Array
-  scale: jax.Array
+  norm: jax.Array
   frames: jax.Array
   tokens: jax.Array
 
@@ -106,6 +106,7 @@ def compress(
     )
   if valid is None:
     valid = jnp.ones(features.shape[:3], bool)
+  features, valid = jnp.asarray(features), jnp.asarray(valid)
   one = functools.partial(_compress, settings=settings, with_forest=with_forest)
   if features.shape[0] == 1:
     # Conditions stay conditions; mapped, both sides would be computed.
@@ -151,14 +152,16 @@ def _video(features: jax.Array, valid: jax.Array) -> _Video:
     precision='highest',
     preferred_element_type=jnp.float32,
   )
+  # A product need not be symmetric to the last bit, but ties depend on it.
+  dots = (dots + jnp.swapaxes(dots, 1, 2)) / 2
   square = jnp.diagonal(dots, axis1=1, axis2=2)
   finite = valid & jnp.isfinite(square)
   dots = jnp.where(finite[:, :, None] & finite[:, None], dots, 0)
   square = jnp.where(finite, square, 0)
-  scale = jnp.where(square > 0, 1 / jnp.sqrt(square), 0)
+  norm = jnp.where(square > 0, jnp.sqrt(square), jnp.inf)
   frames = jnp.sum(valid[:, 0], dtype=jnp.int32)
   tokens = jnp.sum(valid[0], dtype=jnp.int32)
-  return _Video(features, valid, finite, dots, scale, frames, tokens)
+  return _Video(features, valid, finite, dots, norm, frames, tokens)
 
 
 def _means(video: _Video) -> jax.Array:
@@ -179,6 +182,8 @@ def _selected(
   table = settings.budget(video.valid.shape[1]).selected
   steps = int(table.max())
   count = jnp.asarray(table)[video.tokens]
+  if not steps:
+    return jnp.zeros(video.valid.shape, jnp.int32)
   weight = jnp.ones(video.valid.shape, jnp.float32)
   if attention is not None:
     weight = jax.lax.stop_gradient(attention).astype(jnp.float32)
@@ -197,7 +202,7 @@ def _selected(
         settings.relevance == 'video',
       )
       weight = weight * jnp.where(video.finite, event, 0)
-    cosine = video.dots * video.scale[:, :, None] * video.scale[:, None]
+    cosine = video.dots / (video.norm[:, :, None] * video.norm[:, None])
     chosen = adts.max_min(cosine, weight, video.valid, steps, again)
   times = adts.times_chosen(chosen, count, video.valid.shape[1])
   return jnp.where(video.valid, times, 0)
@@ -234,7 +239,7 @@ def _merged(
     else budget.exact_counts
   )
   count = counts(of_frame, merged * parts.length, parts)
-  distance = _tree_distances(video, forest, joined)
+  distance = _tree_distances(video, forest, candidate)
   centre = dpc.cluster(distance, candidate, count, noise)
   start = jnp.arange(frames, dtype=jnp.int32)[:, None] * tokens
   place = jnp.where(centre < tokens, start + centre, none).reshape(-1)
@@ -253,7 +258,7 @@ def _joined(
   """Which tokens are linked, and to which of the frame before."""
   match = tstm.links if settings.parents == 'best' else tstm.same_place
   best, parent = match(
-    video.features, video.scale, free & video.finite, parts.follows
+    video.features, video.norm, free & video.finite, parts.follows
   )
   most = (video.tokens - total) * parts.length
   strict = settings.mode == 'official'
@@ -263,17 +268,43 @@ def _joined(
 
 
 def _tree_distances(
-  video: _Video, forest: tstm.Trees, joined: jax.Array
+  video: _Video, forest: tstm.Trees, candidate: jax.Array
 ) -> jax.Array:
-  """float32 [F, N, N], squared distances of the trees' vectors."""
+  """float32 [F, N, N], squared distances of the trees' vectors.
+
+  A tree of one token has the token's products, which are there already.
+  """
   frames, tokens, width = video.features.shape
-  used = jnp.where(video.finite[..., None], video.features, 0)
-  rows = used.astype(jnp.float32).reshape(-1, width)
-  sums = jnp.zeros_like(rows).at[forest.roots].add(rows)
-  divisor = jnp.maximum(forest.divisor, 1)[:, None]
-  vectors = (sums / divisor).reshape(frames, tokens, width)
-  dots = jnp.einsum('fnd,fmd->fnm', vectors, vectors, precision='highest')
+  grown = jnp.zeros(frames * tokens + 1, bool).at[forest.parents].set(True)
+  grown = grown[:-1].reshape(frames, tokens) & candidate
+
+  def with_trees(dots):
+    vectors = tstm.vectors(video.features, video.finite, forest)
+    frame = lambda args: _products(*args)
+    return jax.lax.map(frame, (dots, vectors, grown))
+
+  dots = jax.lax.cond(jnp.any(grown), with_trees, lambda x: x, video.dots)
   return dpc.squared_distances(dots, width)
+
+
+def _products(
+  dots: jax.Array, vectors: jax.Array, grown: jax.Array
+) -> jax.Array:
+  """[N, N], inner products of a frame's trees, given those of its tokens."""
+  few = max(len(grown) // 4, 1)
+  product = functools.partial(jnp.einsum, 'nd,md->nm', precision='highest')
+
+  def rows(dots):
+    which = jnp.nonzero(grown, size=few, fill_value=len(grown))[0]
+    new = product(vectors.at[which].get(mode='clip'), vectors)
+    dots = dots.at[which].set(new, mode='drop')
+    return dots.at[:, which].set(new.T, mode='drop')
+
+  count = jnp.sum(grown, dtype=jnp.int32)
+  case = (count > 0).astype(jnp.int32) + (count > few)
+  everything = lambda _: product(vectors, vectors)
+  dots = jax.lax.switch(case, (lambda x: x, rows, everything), dots)
+  return (dots + dots.T) / 2
 
 
 def _output(
@@ -301,7 +332,8 @@ def _output(
   to = jnp.append(end - 1, room)[merging.place]
   weighted = rows * merging.weight[:, None]
   merged = jnp.zeros((room + 1, width)).at[to].add(weighted)[:-1]
-  kept = used.reshape(-1, width)[at]
+  kept = features.reshape(-1, width)[at]
+  kept = jnp.where(video.finite.reshape(-1)[at, None], kept, 0)
   picked = jnp.where(is_merged[:, None], merged.astype(features.dtype), kept)
   return Reduced(
     jnp.where(valid[:, None], picked, 0),

@@ -12,7 +12,7 @@ from vlm.methods.flashvid.segments import Segments
 
 def links(
   features: Float[Array, 'F N D'],
-  scale: Float[Array, 'F N'],
+  norm: Float[Array, 'F N'],
   free: Bool[Array, 'F N'],
   follows: Bool[Array, ' F'],
 ) -> tuple[Float[Array, 'F N'], Int[Array, 'F N']]:
@@ -20,7 +20,7 @@ def links(
 
   Args:
     features: tokens of any float dtype.
-    scale: float32 1 / norm of each token, 0 for one of zeros.
+    norm: float32, of each token, inf for one of zeros.
     free: tokens that have matches and may be one.
     follows: frames that continue the segment of the frame before.
 
@@ -40,7 +40,7 @@ def links(
       precision='highest',
       preferred_element_type=jnp.float32,
     )
-    cosine = dots * scale[f][:, None] * scale[f - 1][None]
+    cosine = dots / (norm[f][:, None] * norm[f - 1][None])
     both = free[f][:, None] & free[f - 1][None]
     cosine = jnp.where(both, cosine, -1)
     return jnp.max(cosine, axis=-1), jnp.argmax(cosine, axis=-1).astype('int32')
@@ -56,7 +56,7 @@ def links(
 
 def same_place(
   features: Float[Array, 'F N D'],
-  scale: Float[Array, 'F N'],
+  norm: Float[Array, 'F N'],
   free: Bool[Array, 'F N'],
   follows: Bool[Array, ' F'],
 ) -> tuple[Float[Array, 'F N'], Int[Array, 'F N']]:
@@ -66,7 +66,7 @@ def same_place(
     features.astype(jnp.float32) * before(features).astype(jnp.float32), axis=-1
   )
   both = free & before(free) & follows[:, None]
-  cosine = jnp.where(both, dots * scale * before(scale), -1)
+  cosine = jnp.where(both, dots / (norm * before(norm)), -1)
   place = jnp.arange(features.shape[1], dtype=jnp.int32)
   return cosine, jnp.broadcast_to(place, cosine.shape)
 
@@ -162,3 +162,37 @@ def trees(
   return Trees(
     jnp.where(joined, above, -1), roots, size if mean else 1.0 + size
   )
+
+
+def vectors(
+  features: Float[Array, 'F N D'], finite: Bool[Array, 'F N'], forest: Trees
+) -> Float[Array, 'F N D']:
+  """float32 vectors of the trees, at their roots.
+
+  Args:
+    features: tokens of any float dtype.
+    finite: tokens that do not count as zeros.
+    forest: how they are linked.
+  """
+  frames, tokens, _ = features.shape
+  # Below the first frame nothing is linked; each frame adds to the one before.
+  by_frame = lambda x: x.reshape(frames, tokens)
+  parent, divisor = by_frame(forest.parents), by_frame(forest.divisor)
+
+  def frame(children, args):
+    x, used, parent, divisor = args
+    total = jnp.where(used[:, None], x, 0).astype(jnp.float32) + children
+    scattered = jax.lax.cond(
+      jnp.any(parent >= 0),
+      lambda: (
+        jnp.zeros_like(total)
+        .at[jnp.where(parent >= 0, parent % tokens, tokens)]
+        .add(total, mode='drop')
+      ),
+      lambda: jnp.zeros_like(total),
+    )
+    return scattered, total / jnp.maximum(divisor, 1)[:, None]
+
+  start = jnp.zeros(features.shape[1:], jnp.float32)
+  inputs = features, finite, parent, divisor
+  return jax.lax.scan(frame, start, inputs, reverse=True)[1]

@@ -1,0 +1,66 @@
+"""Two processes answer a benchmark as one does."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests import benchmark_files, tiny_checkpoint
+from tests.multiprocess.test_two_processes import free_port
+
+pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+  pytest.importorskip('torch')
+  root = tmp_path_factory.mktemp('benchmark')
+  tiny_checkpoint.write(root / 'model')
+  return benchmark_files.videomme(root)
+
+
+def start(files, output, flags=()):
+  command = [sys.executable, '-m', 'launch.evaluate', '--benchmark=videomme']
+  given = dict(model=files / 'model', data=files, output=output)
+  usual = dict(frames=4, max_new_tokens=3, batch_size=2)
+  command += [f'--{name}={value}' for name, value in (given | usual).items()]
+  clean = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  return subprocess.Popen(
+    [*command, *flags],
+    cwd=ROOT,
+    env=clean | {'JAX_PLATFORMS': 'cpu'},
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def start_two(files, output, flags=()):
+  address = f'--coordinator_address=127.0.0.1:{free_port()}'
+  two = (address, '--num_processes=2')
+  return [
+    start(files, output, (*two, f'--process_id={n}', *flags)) for n in (0, 1)
+  ]
+
+
+def finish(processes, code=0):
+  said = [process.communicate(timeout=240)[1] for process in processes]
+  codes = [process.returncode for process in processes]
+  assert codes == [code] * len(codes), '\n'.join(said)
+  return said
+
+
+def test_two_processes_answer_as_one(files, tmp_path):
+  finish([start(files, tmp_path / 'one')])
+  finish(start_two(files, tmp_path / 'two'))
+  one, two = (
+    (tmp_path / name / 'predictions.jsonl').read_text()
+    for name in ('one', 'two')
+  )
+  assert one == two and one.count('missing image') == 2
+  # Both stop where process 0 may not continue.
+  said = finish(start_two(files, tmp_path / 'two', ['--frames=2']), code=1)
+  assert 'frames: 4 there, 2 now' in said[0]
+  assert 'process 0 refused it' in said[1]

@@ -1,0 +1,1 @@
+"""FlashVID's Pallas kernels for TPU."""

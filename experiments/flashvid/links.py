@@ -107,8 +107,8 @@ def _best(features: jax.Array, kind: str) -> jax.Array:
 
   def one(x):
     norm = jnp.linalg.norm(x, axis=-1)
-    scale = jnp.where(norm > 0, 1 / norm, 0)
+    norm = jnp.where(norm > 0, norm, jnp.inf)
     free = jnp.ones(x.shape[:2], bool)
-    return KINDS[kind](x, scale, free, jnp.arange(len(x)) > 0)[0]
+    return KINDS[kind](x, norm, free, jnp.arange(len(x)) > 0)[0]
 
   return jax.lax.map(one, features)

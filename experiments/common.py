@@ -65,6 +65,7 @@ def base_config() -> ConfigDict:
         'init_from': '',  # folder or gs:// path of safetensors to start from
         'vision': {},  # facts of a small model made here
         'decoder': {},
+        'video_pool': 2,  # stride of that model's frames; 1 leaves them
         'init_scale': (),  # ((regex of paths, factor), ...) of a fresh draw
         # Adapters (vlm/models/lora.py), which are then all that is trained;
         # rank 0: none.

@@ -32,12 +32,14 @@ class Outcome:
     sets: {set: {'records', 'scores', 'skipped'}}, see experiments/task.py.
     history: log rows of training, in order.
     seconds: training and evaluation together, on the machine that ran it.
+    measured: what the task measured itself.
   """
 
   arm: Arm
   sets: dict[str, dict[str, Any]]
   history: list[dict[str, Any]]
   seconds: float
+  measured: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,11 @@ A config names a module in `config.task`; the module has a class `Task`:
   task.score(records)  {metric: (value, low, high) or value}; every record has
                        'prediction', the text the model wrote
 
+A task may also have
+
+  task.measure(job, params)  what its miniature shows beside scores, as JSON;
+                             `job` has the model and the chat
+
 `images` are uint8 arrays [H, W, 3] or lists of frames.
 """
 

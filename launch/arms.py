@@ -84,8 +84,10 @@ def run_arm(
   params = state['ema'] if arm.config.optimizer.ema else state['params']
   mesh = mesh_lib.make_mesh(arm.config.mesh)
   sets = evaluation.evaluate(made, params, mesh)
+  measure = getattr(made.task, 'measure', lambda job, params: {})
   found = {
     'sets': sets,
+    'measured': measure(made, params),
     'history': _rows(folder),
     'seconds': time.perf_counter() - started,
   }

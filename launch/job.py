@@ -84,6 +84,7 @@ def model_of(config: ConfigDict, chat: Chat | None = None) -> Any:
     ),
     image_token=image,
     video_token=video,
+    video_pool=config.model.video_pool,
   )
   return registry.build(facts, runtime, transforms)
 

@@ -19,7 +19,10 @@ from etils import epath
 from experiments.miniature import Summary
 from launch import arms, console, report
 
-SYSTEMS = {'depthlm': 'experiments.depthlm.miniature'}
+SYSTEMS = {
+  'depthlm': 'experiments.depthlm.miniature',
+  'flashvid': 'experiments.flashvid.miniature',
+}
 THOROUGH_SEEDS = 3
 
 

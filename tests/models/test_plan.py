@@ -143,6 +143,14 @@ def test_grid_newline_follows_every_row_of_every_frame():
   )
 
 
+def test_frames_that_are_not_pooled_are_their_patches():
+  layout = plan.Layout(28, 2, ((28, 28),), pool=1)
+  row = plan.plan_row(layout, [plan.Clip(2)])
+  assert row.index.ravel().tolist() == [*range(8), plan.NEWLINE]
+  assert row.weight.tolist() == [[1]] * 9
+  assert row.grid[4:6].tolist() == [[1, 0, 0], [1, 0, 1]]
+
+
 def test_several_images_get_one_tile_and_one_newline_each():
   visuals = [plan.Still(70, 70), plan.Still(10, 500), plan.Still(300, 300)]
   row, packed = pack_one(LAYOUT, visuals, spare=2)

@@ -32,6 +32,7 @@ class LlavaOnevisionConfig:
   grid_pinpoints: tuple[tuple[int, int], ...] = ()
   max_tiles: int = 9
   video_newline: str = 'end'
+  video_pool: int = 2
   model_type: str = 'llava_onevision'
 
   @property
@@ -43,6 +44,7 @@ class LlavaOnevisionConfig:
       resolutions=self.grid_pinpoints,
       max_tiles=self.max_tiles,
       newline=self.video_newline,
+      pool=self.video_pool,
     )
 
   @property

@@ -56,6 +56,7 @@ class Layout:
     newline: where a video gets the newline vector: once at its end
       (LLaVA-OneVision), after each row of each frame (LLaVA-Video), or after
       each frame (where frames lose tokens and have no rows).
+    pool: stride with which the frames of a video are pooled; 1 leaves them.
   """
 
   tile: int
@@ -63,6 +64,7 @@ class Layout:
   resolutions: tuple[tuple[int, int], ...]
   max_tiles: int = 9
   newline: Literal['end', 'grid', 'frame'] = 'end'
+  pool: int = 2
 
   @property
   def patches(self) -> int:
@@ -71,8 +73,8 @@ class Layout:
 
   @property
   def pooled(self) -> int:
-    """Side of a video frame after pooling with stride 2."""
-    return math.ceil(self.side / 2)
+    """Side of a video frame after pooling."""
+    return math.ceil(self.side / self.pool)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -165,7 +167,7 @@ def plan_row(layout: Layout, visuals: Sequence[Visual]) -> RowPlan:
       x x x x n
 
   One of several images is its base view and one newline. A video is its
-  frames pooled bilinearly to `ceil(side / 2)` and newlines per
+  frames pooled bilinearly to `ceil(side / pool)` and newlines per
   `layout.newline`.
 
   `grid` holds (t, h, w): t numbers the views of the row (a frame, a base view
@@ -285,16 +287,21 @@ def _plan_clip(layout: Layout, frames: int) -> RowPlan:
   if frames < 1:
     raise ValueError(f'a video needs at least one frame, got {frames}')
   cells = _tile_cells(layout, 1, 1)
-  rows, side = layout.newline == 'grid', layout.pooled
   parts = []
   for t in range(frames):
-    view = _shrunk_view(t, cells + t * layout.patches, side, side, rows)
-    parts.append(view)
+    parts.append(_frame_view(layout, t, cells + t * layout.patches))
     if layout.newline == 'frame':
       parts.append(_newline((t, -1, -1)))
   if layout.newline == 'end':
     parts.append(_newline((-1, -1, -1)))
   return _join(parts, tiles=frames)
+
+
+def _frame_view(layout: Layout, t: int, cells: np.ndarray) -> RowPlan:
+  rows, side = layout.newline == 'grid', layout.pooled
+  if layout.pool == 1:
+    return _view(t, cells, rows)
+  return _shrunk_view(t, cells, side, side, rows)
 
 
 def _tile_cells(layout: Layout, rows: int, columns: int) -> np.ndarray:

@@ -60,6 +60,8 @@ def max_min(
   Returns:
     int32 tokens in the order in which they are chosen.
   """
+  if not steps:
+    return jnp.zeros((weight.shape[0], 0), jnp.int32)
   best = jnp.where(valid, _nearest(cosine, weight, valid, again), -jnp.inf)
   minimum = jnp.where(valid, jnp.inf, -jnp.inf)
   chosen = jnp.zeros((weight.shape[0], steps), jnp.int32)

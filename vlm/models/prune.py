@@ -39,9 +39,11 @@ class Prune:
   def kept(self, count: int) -> np.ndarray:
     """int32 [count + 1]: how many of 0, 1, ... count tokens stay.
 
-    A table, because a product in float32 is not the ceiling of the double's.
+    A table, because a product in float32 is not the ceiling of the double's;
+    and a share that was computed is not exact in its last digits either.
     """
-    return np.ceil(np.arange(count + 1) * self.share).astype(np.int32)
+    kept = np.arange(count + 1) * self.share
+    return np.ceil(kept - 1e-9).astype(np.int32)
 
 
 class Survivors(NamedTuple):

@@ -129,7 +129,9 @@ def test_same_place_links_only_the_same_place():
   )
 
 
-@pytest.mark.parametrize('mode', ['paper', 'official'])
+@pytest.mark.parametrize(
+  'mode', ['paper', pytest.param('official', marks=pytest.mark.slow)]
+)
 def test_padding_has_no_influence(mode):
   settings = FlashVID(0.3, mode=mode, min_segments=3, tau=0.6)
   frames, tokens = 5, 17
@@ -160,7 +162,9 @@ def test_a_row_without_a_video_gives_nothing():
   assert (got.forest.roots == -1).all()
 
 
-@pytest.mark.parametrize('mode', ['paper', 'official'])
+@pytest.mark.parametrize(
+  'mode', ['paper', pytest.param('official', marks=pytest.mark.slow)]
+)
 def test_batched_and_sharded_equal_one_by_one(mode):
   settings = FlashVID(0.25, min_segments=3, tau=0.6, mode=mode)
   rows = [video(seed, speed=0.1 + 0.1 * seed) for seed in range(8)]
@@ -187,7 +191,9 @@ def test_eager_equals_jit():
   np.testing.assert_array_equal(got.forest.roots, want.forest.roots)
 
 
-@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+@pytest.mark.parametrize(
+  'dtype', ['bfloat16', pytest.param('float16', marks=pytest.mark.slow)]
+)
 def test_half_precision_decides_as_its_values_in_float32(dtype):
   x, weight = video(speed=0.3)
   half = jnp.asarray(x, dtype)

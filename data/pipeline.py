@@ -12,6 +12,12 @@ A batch is a dict of numpy arrays. This table is its only documentation.
                                   placeholders in order
     plan/grid    int32 [B, M, 3]  (t, h, w) of each visual token
 
+Where something leaves video tokens out (data/videos.py):
+
+    plan/frames    int32 [B, V, F, N]  the visual token n of frame f of video v,
+                                  -1 where a video is smaller
+    plan/prunable  bool [B, M]    tokens of videos, newlines of frames included
+
 Towers that see tiles (data/tiles.py):
 
     pixels       uint8 or float32 [B, I, S, S, 3]   tiles or frames, zeros where
@@ -29,7 +35,8 @@ Towers that see patches of images at their own size (data/patches.py):
     plan/token     int32 [B, M]      the block of patches a visual token is
 
 B rows, T tokens, I tiles of S pixels with P tower tokens, S patches of V
-numbers, M visual tokens, K = 1 (gather) or 4 (bilinear). Padding is on the
+numbers, M visual tokens, K = 1 (gather) or 4 (bilinear); V videos of F temporal
+units of N tokens. Padding is on the
 right, and rows without a sample are zeros. Keys that start with '_' are lists
 that stay on the host: '_where' names file and row. pixels and plan are absent
 without images; other objectives may add arrays of their own with B first.

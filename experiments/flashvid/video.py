@@ -57,7 +57,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.rollout.rows = 8
   config.rollout.samples = 1
   config.rollout.new_tokens = 16
-  config.rollout.mesh.tensor = 1
   return config
 
 

@@ -48,6 +48,27 @@ def flashvid_fields() -> dict[str, Any]:
   return fields | {'layer': config_dict.placeholder(int)}
 
 
+def _data_fields() -> dict[str, Any]:
+  return {
+    'path': '',
+    'images': '',  # folder that image paths of the rows are relative to
+    'frames': 0,  # of each video; 0 leaves it to the checkpoint's processor
+    'seq_len': 64,
+    'units': 1,  # tiles or patches of a row; 0 for text alone
+    'visual_tokens': 0,
+    # (videos, temporal units, tokens of a unit) of a row, for flashvid
+    'clips': (),
+    'points': 0,  # taps of a visual token; 0: as many as need be
+    'buckets': (),  # ((seq_len, units, visual_tokens), ...) instead of one
+    'packing': False,  # several samples per row
+    'workers': 0,
+    'shuffle': True,
+    'epochs': 0,  # 0 repeats for ever
+    'on_bad': 'raise',
+    'max_bad_share': 0.01,
+  }
+
+
 def base_config() -> ConfigDict:
   """The fields `launch.train` reads, with their neutral values."""
   return ConfigDict(
@@ -110,23 +131,6 @@ def base_config() -> ConfigDict:
         'new_tokens': 256,
         'mesh': {'data': -1, 'fsdp': 1, 'tensor': 1, 'dcn_data': 1},
       },
-      'data': {
-        'path': '',
-        'images': '',  # folder that image paths of the rows are relative to
-        'frames': 0,  # of each video; 0 leaves it to the checkpoint's processor
-        'seq_len': 64,
-        'units': 1,  # tiles or patches of a row; 0 for text alone
-        'visual_tokens': 0,
-        # (videos, temporal units, tokens of a unit) of a row, for flashvid
-        'clips': (),
-        'points': 0,  # taps of a visual token; 0: as many as need be
-        'buckets': (),  # ((seq_len, units, visual_tokens), ...) instead of one
-        'packing': False,  # several samples per row
-        'workers': 0,
-        'shuffle': True,
-        'epochs': 0,  # 0 repeats for ever
-        'on_bad': 'raise',
-        'max_bad_share': 0.01,
-      },
+      'data': _data_fields(),
     }
   )

@@ -177,7 +177,8 @@ def test_batched_and_sharded_equal_one_by_one(mode):
     (8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)
   )
   spread = jax.sharding.NamedSharding(mesh, jax.P('data'))
-  got = reduce(*jax.device_put((x, weight), spread))
+  with jax.set_mesh(mesh):
+    got = reduce(*jax.device_put((x, weight), spread))
   assert_same(got, want)
   assert got.tokens.sharding.is_equivalent_to(spread, 3)
 

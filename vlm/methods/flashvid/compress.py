@@ -111,15 +111,11 @@ def compress(
   if valid is None:
     valid = jnp.ones(features.shape[:3], bool)
   features, valid = jnp.asarray(features), jnp.asarray(valid)
-  one = functools.partial(_compress, settings=settings, with_forest=with_forest)
-  if features.shape[0] == 1:
-    # Conditions stay conditions; mapped, both sides would be computed.
-    first = lambda x: None if x is None else x[0]
-    result = one(*map(first, (features, attention, valid, noise)))
-    return jax.tree.map(lambda x: x[None], result)
-  arrays = features, attention, valid, noise
-  axes = [None if x is None else 0 for x in arrays]
-  return over_batch(jax.vmap(one, in_axes=axes), *arrays)
+  # One after another: mapped, both sides of every condition would be computed,
+  # and the sums of all videos be held at once.
+  one = lambda video: _compress(*video, settings, with_forest)
+  each = lambda *videos: jax.lax.map(one, videos)
+  return over_batch(each, features, attention, valid, noise)
 
 
 def _compress(

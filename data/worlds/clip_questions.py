@@ -7,15 +7,13 @@
     order    which came first, the red circle or the blue square    a colour
     needle   which colour is the needle         a colour
 
-Answers of a kind are equally frequent, whatever the question says. Beside them
-a frame can be read out patch by patch, which teaches a tower what it sees.
+Answers of a kind are equally frequent, whatever the question says.
 """
 
 import dataclasses
 
 import numpy as np
 
-from data.worlds import clips
 from data.worlds.clips import COLOURS, DIRECTIONS, SHAPES, Clip, Thing
 
 KINDS = ('exists', 'colour', 'motion', 'count', 'order', 'needle')
@@ -30,9 +28,6 @@ CHANCE = {
   'order': 1 / 2,  # between the two it names
   'needle': 1 / len(COLOURS),
 }
-
-READ_OUT = 'what is where'
-NOTHING = '.'
 
 # Pieces that questions and answers are made of, a token each.
 PIECES = (
@@ -50,9 +45,6 @@ PIECES = (
   *COLOURS,
   *DIRECTIONS,
   *(str(count + 1) for count in range(MOST_OBJECTS)),
-  READ_OUT,
-  NOTHING,
-  *(f'{colour}:{shape}' for colour in COLOURS for shape in (*SHAPES, 'needle')),
 )
 
 
@@ -77,25 +69,17 @@ def ask_all(clip: Clip, rng: np.random.Generator) -> list[Question]:
   return [question for question in asked if question is not None]
 
 
-def read_out(clip: Clip, owner: np.ndarray, side: int) -> Question:
-  """What each patch of a frame shows, row by row, a piece for each.
-
-  Args:
-    clip: the clip.
-    owner: int8 [S, S] of one of its frames, see `Clip.render`.
-    side: patches along a side.
-  """
-  cell = len(owner) // side
-  cut = owner.reshape(side, cell, side, cell).swapaxes(1, 2)
-  cut = cut.reshape(side**2, cell**2)
-  things = dict(enumerate(clip.objects)) | {clips.NEEDLE: clip.needle}
-  said = np.full(side**2, NOTHING, object)
-  for number, thing in things.items():
-    if thing is not None:
-      # A quarter of a patch is enough to be told.
-      shown = (cut == number).mean(axis=1) >= 0.25
-      said[shown] = f'{thing.colour}:{thing.shape}'
-  return Question('read out', READ_OUT, ''.join(said))
+def ask_many(
+  clip: Clip, kind: str, rounds: int, rng: np.random.Generator
+) -> list[Question]:
+  """Up to `rounds` questions of one kind, none of which answers another."""
+  asked = {}
+  for _ in range(rounds):
+    question = ask(clip, kind, rng)
+    if question is not None:
+      # Which of two came first is one question, whichever is named first.
+      asked.setdefault(tuple(sorted(question.text.split())), question)
+  return list(asked.values())
 
 
 def _name(thing: Thing) -> str:

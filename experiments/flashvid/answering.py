@@ -25,6 +25,7 @@ from vlm.models.visual import VisualTokens
 CLIPS = 16  # reduced or encoded at a time
 ROWS = 64  # questions asked at a time
 TEXT = 8  # tokens of a question, most
+ROOM = 32  # what is left fills multiples of it: most methods share a shape
 
 
 class Encoded(LlavaOnevision):
@@ -117,7 +118,8 @@ class Answering:
       return None
     depth = self.model.config.decoder.depth
     _, frames, count = self.plan['frames'].shape
-    return Left(reducer.room(frames, count), reducer.prune(depth))
+    room = -(-reducer.room(frames, count) // ROOM) * ROOM
+    return Left(min(room, frames * count), reducer.prune(depth))
 
   def share(self, visual: VisualTokens, left: Left | None) -> float:
     """Visual tokens that a decoder layer sees, over those of all frames."""

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from experiments.common import base_config, parse_arg
 
 FRAME_TOKENS = 64  # 8 x 8 patches
-TEXT_TOKENS = 12 * 8  # of twelve questions and answers, or a frame's patches
+TEXT_TOKENS = 72  # of questions and answers about a clip, most
 # Of 64 tokens, such that FlashVID and methods that prune nothing in the decoder
 # come to the same tokens per layer exactly: b = 36, 18, 12, 6 of them enter, a
 # third of them enters the last of four layers, and 30, 15, 10, 5 is the mean.
@@ -34,13 +34,16 @@ def _world(config: ConfigDict, smoke: bool) -> None:
   config.clips = {
     'train_clips': 100 if smoke else 100_000,
     'eval_clips': 4 if smoke else 16,
-    'frames': (2, 4) if smoke else (4, 8),
-    'questions': 12,  # of a training clip
-    'read_out_share': 0.4,
-    'dense_share': 0.0 if smoke else 0.04,
+    'frames': (4,) if smoke else (4, 8),  # of clips to ask about
+    # Shares of stills and of clips of `frames`: in the first `warmup` rows,
+    # where the decoder learns to look up, and afterwards.
+    'first': (1.0, 0.0) if smoke else (1.0, 0.0, 0.0),
+    'then': (0.2, 0.8) if smoke else (0.15, 0.6, 0.25),
+    'warmup': 20 if smoke else 250 * 16,
   }
   config.data.points = 1
-  frames = (4,) if smoke else (6, 8, 16)
+  config.data.shuffle = False  # lessons have an order
+  frames = (4,) if smoke else (4, 8)
   config.data.buckets = tuple(
     (count * FRAME_TOKENS + 1 + TEXT_TOKENS, count, count * FRAME_TOKENS + 1)
     for count in (1, *frames)
@@ -61,9 +64,9 @@ def _measured(smoke: bool, thorough: bool) -> dict:
       'budget_frames': (8, 16),
     }
   return {
-    'clips': 2000 if thorough else 300,
-    'questions': 2 if thorough else 6,
-    'long_clips': 500 if thorough else 150,
+    'clips': 2000 if thorough else 150,
+    'questions': 2 if thorough else 4,
+    'long_clips': 500 if thorough else 100,
     'link_clips': 32 if thorough else 16,
     'pictures': 2,
     'retentions': RETENTIONS if thorough else RETENTIONS[1::2],
@@ -83,8 +86,11 @@ def _small_model(config: ConfigDict, smoke: bool) -> None:
   }
   config.model.video_pool = 1
   config.model.init_scale = (
-    (r'vision/.*/embedding', 25.0),
-    (r'decoder/.*/embedding', 10.0),
+    # What a patch shows has to stand out from where it is, and a word from
+    # the mean of what was seen: otherwise looking up is learned late.
+    (r'vision/patch/kernel', 4.0),
+    (r'vision/position/embedding', 10.0),
+    (r'decoder/.*/embedding', 40.0),
   )
   config.model.decoder = {
     'width': 32 if smoke else 96,
@@ -100,9 +106,9 @@ def _small_model(config: ConfigDict, smoke: bool) -> None:
 
 
 def _short_training(config: ConfigDict, smoke: bool) -> None:
-  config.steps = 10 if smoke else 1000
+  config.steps = 10 if smoke else 650
   config.batch_size = 8 if smoke else 16
-  config.log_every = 5 if smoke else 20
+  config.log_every = 5 if smoke else 25
   config.loss_chunk = 1024
   config.optimizer.kind = 'muon'
   config.optimizer.lr = 1e-2

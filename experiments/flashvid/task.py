@@ -7,14 +7,19 @@ from typing import Any
 import numpy as np
 
 from data.chat import Chat, char_tokenizer
-from data.sources.clips import ClipRows
+from data.sources.clips import ClipRows, Lessons
 from data.worlds import clip_questions
 from data.worlds.clip_questions import Question
 from data.worlds.clips import Clip, ClipSettings
 from experiments.flashvid import measure
 from vlm.metrics import bootstrap
 
-ROUNDS = 4  # of a question of every kind, about a training clip
+NEEDLE_SHARE = 0.8  # of training clips; of half of those that are tested
+EXISTS_SHARE = 0.35  # of training clips, asked what there is and what not
+# How often each kind is asked about a training clip, at most.
+EXISTS = {'exists': 8, 'count': 1, 'needle': 1}
+OTHERS = {'colour': 6, 'count': 1, 'needle': 1}
+AFTERWARDS = {'motion': 4, 'order': 3}
 TRAIN_SEED, EVAL_SEED = 0, 1_000_003  # other seed, other clips
 TEMPLATE = (
   '{% for m in messages %}'
@@ -48,42 +53,35 @@ class Task:
       {'eos_token': '<end>'},
     )
 
-  def train_rows(self) -> tuple[list[Any], tuple[float, float] | None]:
-    """Clips that are drawn when they are read, and single frames."""
+  def train_rows(self) -> tuple[list[Any], None]:
+    """Clips that are drawn when they are read: stills, then longer ones."""
     world = self._config.clips
-    rows = ClipRows(TRAIN_SEED, world.train_clips, self.settings())
-    if not world.read_out_share:
-      return [rows], None
-    frame = ClipSettings(frames=(1, 1), scenes=(1, 1))
-    frames = ClipRows(TRAIN_SEED, world.train_clips, frame)
-    return [rows, frames], (1 - world.read_out_share, world.read_out_share)
+    settings = (
+      ClipSettings(frames=(1, 1), scenes=(1, 1), needle=NEEDLE_SHARE),
+      *(
+        ClipSettings(frames=(count, count), needle=NEEDLE_SHARE)
+        for count in world.frames
+      ),
+    )
+    rows = Lessons(
+      TRAIN_SEED,
+      world.train_clips,
+      settings,
+      tuple(world.first),
+      tuple(world.then),
+      world.warmup,
+    )
+    return [rows], None
 
   def settings(self) -> ClipSettings:
-    """What the clips are like."""
-    return ClipSettings(frames=tuple(self._config.clips.frames))
+    """What the clips are like that are tested."""
+    longest = max(self._config.clips.frames)
+    return ClipSettings(frames=(longest, longest))
 
   def example(self, row: Clip, rng: np.random.Generator) -> dict[str, Any]:
-    """A clip with several questions, one after the other.
-
-    A few clips are shown at twice their rate, so that the model has met more
-    frames than most clips have. A single frame is read out instead.
-    """
-    if row.frames == 1:
-      pixels, owner = row.render(row.times())
-      vision = self._config.model.vision
-      side = vision.image_size // vision.patch
-      told = clip_questions.read_out(row, owner[0], side)
-      return _conversation(pixels, [told])
-    dense = rng.random() < self._config.clips.dense_share
-    pixels, _ = row.render(row.times(16 if dense else None))
-    # Asked twice, a question would be answered from its first answer.
-    asked = {}
-    for _ in range(ROUNDS):
-      for question in clip_questions.ask_all(row, rng):
-        asked[question.text] = question
-    asked = list(asked.values())
-    order = rng.permutation(len(asked))[: self._config.clips.questions]
-    return _conversation(pixels, [asked[number] for number in order])
+    """A clip with several questions, one after the other."""
+    pixels, _ = row.render(row.times())
+    return _conversation(pixels, asked_together(row, rng))
 
   def eval_sets(self) -> dict[str, Sequence[Clip]]:
     """Unseen clips."""
@@ -123,6 +121,22 @@ class Task:
   def measure(self, job: Any, params: Any) -> dict[str, Any]:
     """Everything that the report shows; see measure.py."""
     return measure.measure(job.model, params, job.chat, self._config.measure)
+
+
+def asked_together(clip: Clip, rng: np.random.Generator) -> list[Question]:
+  """Questions about a clip of which none answers a later one.
+
+  "Which way goes the red circle" says that there is one, and a model that is
+  asked both learns to read questions rather than clips. So what there is is
+  asked alone, and colours before objects are called by them.
+  """
+  exists = rng.random() < EXISTS_SHARE
+  stages = [EXISTS] if exists else [OTHERS, AFTERWARDS]
+  asked = []
+  for stage in stages:
+    for kind in rng.permutation(list(stage)):
+      asked += clip_questions.ask_many(clip, kind, stage[kind], rng)
+  return asked
 
 
 def _conversation(pixels: Any, asked: Sequence[Question]) -> dict[str, Any]:

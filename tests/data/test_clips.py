@@ -1,18 +1,16 @@
 """Clips: what is asked is on the screen, answers are balanced, seeds decide."""
 
 import collections
-import re
 
 import numpy as np
 import pytest
 
-from data.sources.clips import ClipRows
+from data.sources.clips import ClipRows, Lessons
 from data.worlds import clip_questions, clips
 from data.worlds.clip_questions import KINDS, Question
 
 COUNT = 1200
 USUAL = clips.ClipSettings()
-UNIT = rf'\.|[a-z]+?:(?:{"|".join((*clips.SHAPES, "needle"))})'
 PAINTS = {name: np.array(paint) for name, paint in clips.COLOURS.items()}
 
 
@@ -170,23 +168,18 @@ class TestQuestions:
         fit = [p for p in clip_questions.PIECES if rest.startswith(p)]
         rest = rest[len(max(fit, key=len)) :]
 
-  def test_a_frame_is_read_out_patch_by_patch(self, rows):
-    for row in rows[:40]:
-      _, owner = row.render(row.times())
-      told = clip_questions.read_out(row, owner[0], 8)
-      said = re.findall(UNIT, told.answer)
-      assert ''.join(said) == told.answer and len(said) == 64
-      for place in {0, 20, 43} | {n for n, s in enumerate(said) if s != '.'}:
-        y, x = 8 * (place // 8), 8 * (place % 8)
-        patch = owner[0, y : y + 8, x : x + 8]
-        shown = {
-          f'{thing.colour}:{thing.shape}'
-          for number, thing in enumerate(row.objects)
-          if (patch == number).sum() >= 16
-        }
-        if row.needle is not None and (patch == clips.NEEDLE).sum() >= 16:
-          shown.add(f'{row.needle.colour}:needle')
-        assert said[place] in (shown or {'.'})
+  def test_many_of_a_kind_are_different_questions(self, rows):
+    rng = np.random.default_rng(0)
+    asked = clip_questions.ask_many
+    for row in rows[:60]:
+      named = [q.text for q in asked(row, 'colour', 12, rng)]
+      shapes = [thing.shape for thing in row.objects]
+      alone = {s for s in shapes if shapes.count(s) == 1}
+      assert {text.split()[-1] for text in named} <= alone
+      assert len(named) == len(set(named)) and len(named) <= 12
+      pairs = [frozenset(q.text.split()) for q in asked(row, 'order', 12, rng)]
+      assert len(pairs) == len(set(pairs))  # whichever is named first
+      assert len(asked(row, 'exists', 1, rng)) == 1
 
   def test_no_question_where_there_is_nothing_to_ask(self):
     settings = clips.ClipSettings(
@@ -213,3 +206,11 @@ def test_a_row_depends_on_its_seed_and_number_alone():
   pixels = [row.render(row.times(4))[0] for row in (again, longer, other)]
   np.testing.assert_array_equal(pixels[0], pixels[1])
   assert not np.array_equal(pixels[0], pixels[2])
+
+
+def test_lessons_change_their_mixture_after_the_warm_up():
+  settings = tuple(clips.ClipSettings(frames=(n, n)) for n in (1, 4))
+  lessons = Lessons(0, 300, settings, (1.0, 0.0), (0.25, 0.75), 100)
+  frames = [lessons[number].frames for number in range(len(lessons))]
+  assert set(frames[:100]) == {1}
+  assert abs(np.mean([n == 4 for n in frames[100:]]) - 0.75) < 0.13

@@ -82,7 +82,7 @@ def _curves(answers: Any):
   for method in DRAWN:
     keys = [key for key in answers.points('clips') if key[1] == method]
     share = [100 * np.mean(answers.share[key]) for key in keys]
-    found = [answers.accuracy(key) for key in keys]
+    found = [answers.accuracy(key, measure.LEARNED) for key in keys]
     mean = [interval.mean for interval in found]
     (line,) = axis.plot(share, mean, 'o-', label=method, markersize=3)
     if method == reducers.FLASHVID:
@@ -92,7 +92,12 @@ def _curves(answers: Any):
     (('clips', measure.FULL, 1.0, measure.FRAMES), '-'),
     (('clips', measure.BLIND, 0.0, measure.FRAMES), ':'),
   ):
-    axis.axhline(answers.accuracy(key).mean, color='k', lw=1, linestyle=style)
+    axis.axhline(
+      answers.accuracy(key, measure.LEARNED).mean,
+      color='k',
+      lw=1,
+      linestyle=style,
+    )
   axis.set(
     xscale='log', xlabel='visual tokens per layer (%)', ylabel='accuracy'
   )
@@ -106,11 +111,14 @@ def _curves(answers: Any):
 def _budget(answers: Any):
   figure, axis = plt.subplots(figsize=(6, 3), layout='constrained')
   full = 'long', measure.FULL, 1.0, measure.FRAMES
-  start = answers.accuracy(full).mean
+  start = answers.accuracy(full, measure.LEARNED).mean
   for method in measure.BUDGET_METHODS:
     keys = [key for key in answers.points('long') if key[1] == method]
     frames = [measure.FRAMES, *(key[3] for key in keys)]
-    mean = [start, *(answers.accuracy(key).mean for key in keys)]
+    mean = [
+      start,
+      *(answers.accuracy(key, measure.LEARNED).mean for key in keys),
+    ]
     axis.plot(frames, mean, 'o-', label=method, markersize=3)
   axis.set_xscale('log', base=2)
   ticks = sorted({key[3] for key in answers.points('long')})

@@ -23,6 +23,8 @@ from experiments.flashvid import forests, links, reducers
 from experiments.flashvid.answering import Answering, Asked
 
 FULL, BLIND = 'full tokens', 'blind'
+# Stands for all kinds of questions that full tokens answer above chance.
+LEARNED = 'learned'
 FRAMES = 8
 LONGER = 8
 # The same number of tokens per layer from more and more frames.

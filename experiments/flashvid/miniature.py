@@ -5,6 +5,7 @@ same clips and questions: FlashVID, its parts, and its peers, at equal visual
 tokens per decoder layer; and more frames for the same number of tokens.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,17 +93,39 @@ class Answers:
     clips, kinds = map(np.array, zip(*self.asked[key[0]], strict=True))
     seeds = self._right[key]
     here = kinds == kind if kind else np.ones(len(kinds), bool)
+    if kind == measure.LEARNED:
+      here = np.isin(kinds, self.learned)
     right = np.concatenate([bits[here] for bits in seeds])
     return right, np.tile(clips[here], len(seeds))
+
+  @functools.cached_property
+  def learned(self) -> list[str]:
+    """Kinds on which full tokens are above chance; all if there are none."""
+    above = lambda kind: (
+      self.accuracy(FULL_POINT, kind).low > self.chance('clips', kind)
+    )
+    kinds = list(clip_questions.KINDS)
+    return [kind for kind in kinds if above(kind)] or kinds
 
   def accuracy(self, key: tuple, kind: str = '') -> bootstrap.Interval:
     """Mean over all questions with its interval over clips."""
     return bootstrap.interval(*self.right(key, kind))
 
-  def difference(self, key: tuple, other: tuple) -> bootstrap.Interval:
-    """Accuracy at `key` minus that at `other`, paired."""
-    (right, clips), (rival, _) = self.right(key), self.right(other)
-    return bootstrap.paired_difference(right, rival, clips)
+  def difference(
+    self, key: tuple, other: tuple, half: int | None = None
+  ) -> bootstrap.Interval:
+    """Accuracy at `key` minus that at `other` on learned kinds, paired.
+
+    Args:
+      key: of a method.
+      other: of another.
+      half: 0 or 1, only clips of even or of odd numbers.
+    """
+    (right, clips), (rival, _) = (
+      self.right(k, measure.LEARNED) for k in (key, other)
+    )
+    here = np.ones(len(clips), bool) if half is None else clips % 2 == half
+    return bootstrap.paired_difference(right[here], rival[here], clips[here])
 
   def chance(self, name: str, kind: str = '') -> float:
     """Of guessing among the answers that a question leaves open."""
@@ -154,14 +177,19 @@ def _kinds(answers: Answers) -> Table:
 
 def _curve(answers: Answers, methods: Sequence[str]) -> Table:
   """Accuracy (tokens per layer, %) of every method at every share."""
-  rows = [[measure.FULL, *[_interval(answers.accuracy(FULL_POINT))]]]
+  rows = [
+    [measure.FULL, *[_interval(answers.accuracy(FULL_POINT, measure.LEARNED))]]
+  ]
   rows[0] += [''] * (len(answers.retentions) - 1)
   for method in methods:
     keys = [point(method, share) for share in answers.retentions]
     rows.append([method, *(_cell(answers, key) for key in keys)])
+  blind = _interval(answers.accuracy(BLIND_POINT, measure.LEARNED))
+  rows.append([measure.BLIND, blind, *[''] * (len(answers.retentions) - 1)])
   header = ['method', *(f'R = {share:.3f}' for share in answers.retentions)]
   return Table(
-    'Accuracy at equal cost (in brackets: measured tokens per layer, %)',
+    f'Accuracy on {", ".join(answers.learned)} at equal cost (in brackets: '
+    'measured tokens per layer, %)',
     header,
     rows,
   )
@@ -171,7 +199,7 @@ def _cell(answers: Answers, key: tuple) -> str:
   if key not in answers.share:
     return '-'
   share = 100 * np.mean(answers.share[key])
-  return f'{answers.accuracy(key).mean:.3f} ({share:.1f})'
+  return f'{answers.accuracy(key, measure.LEARNED).mean:.3f} ({share:.1f})'
 
 
 def _differences(answers: Answers) -> Table:
@@ -182,7 +210,7 @@ def _differences(answers: Answers) -> Table:
     found = [answers.difference(*pair) for pair in pairs]
     rows.append([rival, *(_interval(one, signed=True) for one in found)])
   header = ['FlashVID minus', *(f'R = {share:.3f}' for share in shares)]
-  return Table('Paired differences of accuracy', header, rows)
+  return Table('Paired differences of these accuracies', header, rows)
 
 
 def _budget(answers: Answers) -> Table:
@@ -194,7 +222,9 @@ def _budget(answers: Answers) -> Table:
     for count in frames:
       key = 'long', method, measure.FRAMES / count, count
       cells.append(
-        _interval(answers.accuracy(key)) if key in answers.share else ''
+        _interval(answers.accuracy(key, measure.LEARNED))
+        if key in answers.share
+        else ''
       )
     rows.append([method, *cells])
   return Table(
@@ -240,8 +270,8 @@ def _findings(answers: Answers, outcomes: Sequence[Outcome]) -> list[str]:
     own = point(reducers.FLASHVID, share)
     sentence = (
       f'At R = {share:.3f} FlashVID is right on '
-      f'{answers.accuracy(own).mean:.1%} of the questions, full tokens on '
-      f'{answers.accuracy(FULL_POINT).mean:.1%}.'
+      f'{answers.accuracy(own, measure.LEARNED).mean:.1%} of the questions of these '
+      f'kinds, full tokens on {answers.accuracy(FULL_POINT, measure.LEARNED).mean:.1%}.'
     )
     for rival in answers.met(RIVALS, share):
       difference = answers.difference(own, point(rival, share))
@@ -260,7 +290,7 @@ def _findings(answers: Answers, outcomes: Sequence[Outcome]) -> list[str]:
 def _verdict(difference: bootstrap.Interval) -> str:
   if difference.low > 0:
     return 'is better than'
-  return 'is worse than' if difference.high < 0 else 'ties with'
+  return 'is worse than' if difference.high < 0 else 'cannot be told from'
 
 
 def _seen(answers: Answers) -> str:
@@ -273,7 +303,8 @@ def _seen(answers: Answers) -> str:
   if weak:
     return (
       'On full tokens the model is not above chance on '
-      f'{", ".join(weak)}: nothing can be concluded from these kinds.'
+      f'{", ".join(weak)}; what follows is about '
+      f'{", ".join(answers.learned)}.'
     )
   return 'On full tokens the model is above chance on every kind of question.'
 
@@ -282,17 +313,17 @@ def _best(answers: Answers) -> list[str]:
   """Which peer did best at each share, and how FlashVID compares."""
   found = []
   for share in answers.retentions:
-    accuracy = {
-      name: answers.accuracy(point(name, share)).mean
+    own = point(reducers.FLASHVID, share)
+    behind = {
+      name: answers.difference(own, point(name, share), half=0).mean
       for name in answers.met(reducers.PEERS, share)
     }
-    best = max(accuracy, key=accuracy.get)
-    difference = answers.difference(
-      point(reducers.FLASHVID, share), point(best, share)
-    )
+    best = min(behind, key=behind.get)
+    difference = answers.difference(own, point(best, share), half=1)
     found.append(
-      f'At R = {share:.3f} the best of the others is "{best}"; FlashVID '
-      f'{_verdict(difference)} it ({_interval(difference, signed=True)}).'
+      f'At R = {share:.3f} the best of the peers on one half of the clips is '
+      f'"{best}"; on the other half FlashVID {_verdict(difference)} it '
+      f'({_interval(difference, signed=True)}).'
     )
   return found
 
@@ -307,8 +338,8 @@ def _budget_finding(answers: Answers) -> str:
     parts.append(f'{method} {_interval(difference, signed=True)}')
   return (
     f'{most} frames instead of {measure.FRAMES}, at the same number of tokens, '
-    f'change accuracy by: {"; ".join(parts)}. What a random choice gains comes '
-    'from the frames alone.'
+    f'change accuracy by: {"; ".join(parts)}. What a random choice changes '
+    'owes nothing to how tokens are picked.'
   )
 
 

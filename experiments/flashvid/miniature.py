@@ -268,10 +268,12 @@ def _findings(answers: Answers, outcomes: Sequence[Outcome]) -> list[str]:
   found = [_seen(answers)]
   for share in answers.retentions:
     own = point(reducers.FLASHVID, share)
+    right, full = (
+      answers.accuracy(key, measure.LEARNED).mean for key in (own, FULL_POINT)
+    )
     sentence = (
-      f'At R = {share:.3f} FlashVID is right on '
-      f'{answers.accuracy(own, measure.LEARNED).mean:.1%} of the questions of these '
-      f'kinds, full tokens on {answers.accuracy(FULL_POINT, measure.LEARNED).mean:.1%}.'
+      f'At R = {share:.3f} FlashVID is right on {right:.1%} of the questions of '
+      f'these kinds, full tokens on {full:.1%}.'
     )
     for rival in answers.met(RIVALS, share):
       difference = answers.difference(own, point(rival, share))

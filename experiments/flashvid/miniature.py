@@ -272,8 +272,8 @@ def _findings(answers: Answers, outcomes: Sequence[Outcome]) -> list[str]:
       answers.accuracy(key, measure.LEARNED).mean for key in (own, FULL_POINT)
     )
     sentence = (
-      f'At R = {share:.3f} FlashVID is right on {right:.1%} of the questions of '
-      f'these kinds, full tokens on {full:.1%}.'
+      f'At R = {share:.3f} FlashVID is right on {right:.1%} of the questions '
+      f'of these kinds, full tokens on {full:.1%}.'
     )
     for rival in answers.met(RIVALS, share):
       difference = answers.difference(own, point(rival, share))

@@ -1,8 +1,8 @@
-"""Reproduces every system in miniature, and writes a report.
+"""Reproduces systems in miniature, and writes a report.
 
-  python -m launch.reproduce                      # quick, every system
-  python -m launch.reproduce --systems=depthlm --seeds=3
-  python -m launch.reproduce --thorough           # the figures of the READMEs
+  python -m launch.reproduce                      # quick, the main job
+  python -m launch.reproduce --systems=flashvid --seeds=3
+  python -m launch.reproduce --systems=depthlm,flashvid --thorough
 
 Each run is kept under `--workdir` by the hash of its config: started again, an
 interrupted reproduction continues where it was, in the middle of a training
@@ -66,7 +66,7 @@ def run_system(
 
 def define_flags() -> None:
   """Defines the flags; not at import, where launchers would share names."""
-  flags.DEFINE_list('systems', sorted(SYSTEMS), 'Which systems, by name.')
+  flags.DEFINE_list('systems', ['depthlm'], f'Of {sorted(SYSTEMS)}.')
   flags.DEFINE_integer(
     'seeds', None, 'Seeds per arm; 1, or 3 when thorough.', lower_bound=1
   )

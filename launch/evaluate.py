@@ -119,7 +119,9 @@ def _answers(made, params, mesh, queries) -> Iterator[dict[str, Any]]:
     # One static shape: a short last batch repeats its last prompt.
     filled = chunk + [chunk[-1]] * (settings.batch_size - len(chunk))
     share = slice(jax.process_index(), None, jax.process_count())
-    batch = to_global(made.encoder.prompts(filled[share], made.spec), mesh)
+    batch = to_global(
+      made.encoder.prompts(filled[share], made.prompt_spec), mesh
+    )
     with jax.set_mesh(mesh):
       out = sample(
         made.model,

@@ -47,6 +47,15 @@ class Job:
     """Static shapes of the largest row."""
     return self.specs[-1]
 
+  @property
+  def prompt_spec(self) -> RowSpec:
+    """That of a row of prompts, which the decoder may prune."""
+    clips = self.spec.clips
+    if clips is None:
+      return self.spec
+    clips = dataclasses.replace(clips, prune=self.model.prune)
+    return dataclasses.replace(self.spec, clips=clips)
+
 
 def runtime_of(config: ConfigDict) -> Runtime:
   """The runtime; 'auto' attention is the TPU kernel where there is a TPU."""

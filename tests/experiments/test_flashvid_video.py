@@ -9,6 +9,7 @@ from absl import flags
 from PIL import Image
 
 import vlm
+from data.records import BadRecord
 from experiments.flashvid import video
 from launch import job, reduction, train
 from tests import tiny_checkpoint
@@ -162,3 +163,21 @@ def test_published_models_have_room_for_their_videos(model):
   depth, cut = made.decoder_config.depth, made.prune.layer
   mean = (early - video.TEXT) * cut + (late - video.TEXT) * (depth - cut)
   assert mean / depth / (frames * tokens) == pytest.approx(0.25, abs=0.005)
+
+
+def test_prompts_need_room_behind_the_prune(files):
+  """A short film is pruned less than a row for a long one assumes."""
+  config = video.get_config('smoke,retention=0.5')
+  config.model.init_from = str(files / 'model')
+  # 8 tokens are merged away in front of the decoder, and 6 pruned inside.
+  config.data.seq_len = 60
+  made = job.prepare(config)
+  assert (made.spec.clips.lost, made.prompt_spec.clips.lost) == (8, 14)
+  content = [{'type': 'video'}, {'type': 'text', 'text': 'x' * 24}]
+  example = {
+    'messages': [{'role': 'user', 'content': content}],
+    'images': [film(2)],
+  }
+  assert made.encoder.prompts([example], made.spec)['tokens'].shape == (1, 60)
+  with pytest.raises(BadRecord, match=r'at most 46 fit'):
+    made.encoder.prompts([example], made.prompt_spec)

@@ -29,6 +29,7 @@ RIVALS = (
   'random',
   'VisionZip',
   'ADTS only',
+  'diversity only',
   'TSTM only',
   'ADTS + TTM',
   'FlashVID, sums over children',

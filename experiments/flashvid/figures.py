@@ -17,6 +17,7 @@ from experiments.miniature import Outcome, Picture
 DRAWN = (
   reducers.FLASHVID,
   'ADTS only',
+  'diversity only',
   'TSTM only',
   'ADTS + TTM',
   'random',

@@ -155,6 +155,7 @@ def test_the_report_of_a_run(outcome):
   assert [row[0] for row in curve.rows] == [
     measure.FULL,
     *outcome.arm.config.measure.methods,
+    measure.BLIND,
   ]
   assert [row[0] for row in differences.rows] == ['random']
   assert budget.rows[0][0] == measure.FULL

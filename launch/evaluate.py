@@ -191,7 +191,7 @@ def main(argv: list[str]) -> None:
   if flags.FLAGS.benchmark:
     benchmark.run_from_flags()
   else:
-    reduction.update(flags.FLAGS.config, flags.FLAGS.flashvid)
+    reduction.update(flags.FLAGS.config)
     _run_config(flags.FLAGS.config)
 
 

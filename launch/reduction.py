@@ -44,9 +44,9 @@ def transforms_of(config: Any) -> tuple[VideoReduction, ...]:
   return () if settings is None else (VideoReduction(settings),)
 
 
-def update(config: ConfigDict, said: ConfigDict) -> None:
+def update(config: ConfigDict, values: flags.FlagValues = flags.FLAGS) -> None:
   """Writes what the flags say over `config.flashvid`."""
-  usual = ConfigDict(flashvid_fields())
-  for name, value in said.items():
-    if value != usual[name]:
+  for name, value in values.flashvid.items():
+    # Only a field that stands on the command line is a flag of its own.
+    if f'flashvid.{name}' in values:
       config.flashvid[name] = value

@@ -219,7 +219,7 @@ def main(argv: list[str]) -> None:
   distributed.initialize_from_flags()
   steps = flags.FLAGS.profile_steps
   config = flags.FLAGS.config
-  reduction.update(config, flags.FLAGS.flashvid)
+  reduction.update(config)
   run(
     config,
     report_row=lambda row: log.info('%s', metrics_lib.format_row(row)),

@@ -130,7 +130,7 @@ def said(monkeypatch, *words):
   monkeypatch.setattr('sys.argv', ['', *words])
   reduction.define_flags(values)
   values(['', *words])
-  return values.flashvid
+  return values
 
 
 def test_flags_say_what_is_left_out(monkeypatch):
@@ -141,13 +141,17 @@ def test_flags_say_what_is_left_out(monkeypatch):
     '--flashvid.mode=official',
   )
   want = FlashVID(0.1, layer=17, mode='official')
-  assert reduction.flashvid_of(found) == want
+  assert reduction.flashvid_of(found.flashvid) == want
   config = video.get_config()
   reduction.update(config, found)
   assert reduction.flashvid_of(config.flashvid) == want
+  # A default that is said wins over what the config has.
+  reduction.update(config, said(monkeypatch, '--flashvid.retention=1.0'))
+  assert reduction.flashvid_of(config.flashvid) is None
+  assert config.flashvid.layer == 17
   wrong = said(monkeypatch, '--flashvid.retention=0.9')
   with pytest.raises(ValueError, match=r'--flashvid\.retention'):
-    reduction.flashvid_of(wrong)
+    reduction.flashvid_of(wrong.flashvid)
 
 
 @pytest.mark.parametrize('model', sorted(video.VIDEOS))

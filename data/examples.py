@@ -78,7 +78,8 @@ class Encoder:
     plan = row.plan
     if self.mark_videos:
       counts = [sum(expansion.counts) for expansion in row.expansions]
-      plan = plan | videos.mark_videos(items, counts, plan['grid'])
+      moving = [is_video(item) for item in items]
+      plan = plan | videos.mark_videos(moving, counts, plan['grid'])
     return {'pixels': row.pixels, 'plan': plan}, row.expansions
 
   def _opened(self, item: Any) -> Any:

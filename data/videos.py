@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from data.frames import Frames
 from vlm.models.prune import Prune
 
 
@@ -52,26 +51,23 @@ class VideoSpec:
     """Tokens that videos of so many frames x tokens lose at least."""
     kept = sum(self.transform.room(*video) for video in videos)
     if self.prune is not None:
-      kept = int(self.prune.kept(kept)[kept])
+      kept = self.prune.left(kept)
     return sum(frames * tokens for frames, tokens in videos) - kept
 
 
-def spec_of(
-  frames: Sequence[np.ndarray], model: Any, prune: bool = True
-) -> VideoSpec | None:
-  """The smallest room for rows with the videos [v, f, n]; None without any.
+def spec_of(frames: Sequence[np.ndarray], model: Any) -> VideoSpec | None:
+  """The smallest room for prompts with the videos [v, f, n]; None without any.
 
   Args:
-    frames: of each row.
+    frames: of each prompt.
     model: from `registry.build`, with one transform or none.
-    prune: whether the rows are prompts, which the decoder prunes.
   """
   most = np.max([(0, 0, 0), *(f.shape for f in frames)], axis=0)
   if not most.all() or not model.transforms:
     return None
   (transform,) = model.transforms
   shape = (int(size) for size in most)
-  return VideoSpec(*shape, transform, model.prune if prune else None)
+  return VideoSpec(*shape, transform, model.prune)
 
 
 def frames_of(sample: Mapping[str, Any]) -> np.ndarray:
@@ -88,20 +84,20 @@ def sizes(frames: np.ndarray) -> list[tuple[int, int]]:
 
 
 def mark_videos(
-  items: Sequence[Any], counts: Sequence[int], grid: np.ndarray
+  moving: Sequence[bool], counts: Sequence[int], grid: np.ndarray
 ) -> dict[str, np.ndarray]:
   """The arrays above for one sample.
 
   Args:
-    items: images and videos, as they were prepared.
+    moving: of each image or video of the sample, whether it is a video.
     counts: visual tokens of each.
     grid: int32 [m, 3] of the plan; tokens of one t are one temporal unit, and a
       newline has no column.
   """
   found, prunable, start = [], np.zeros(len(grid), bool), 0
-  for item, count in zip(items, counts, strict=True):
+  for is_video, count in zip(moving, counts, strict=True):
     end = start + count
-    if isinstance(item, Frames | list | tuple):
+    if is_video:
       part = grid[start:end]
       prunable[start:end] = part[:, 0] >= 0
       content = start + np.flatnonzero((part >= 0).all(axis=1))

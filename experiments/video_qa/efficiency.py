@@ -50,7 +50,7 @@ def _of_grid(
   seen = every
   if transform is not None:
     entering, prune = transform.room(*grid), transform.prune(shape.depth)
-    cut = (prune.layer, int(prune.kept(entering)[-1])) if prune else ()
+    cut = (prune.layer, prune.left(entering)) if prune else ()
     seen = efficiency.tokens_per_layer(shape.depth, entering, *cut)
   return {
     'tokens_per_layer': seen,

@@ -45,6 +45,10 @@ class Prune:
     kept = np.arange(count + 1) * self.share
     return np.ceil(kept - 1e-9).astype(np.int32)
 
+  def left(self, count: int) -> int:
+    """How many of `count` tokens stay."""
+    return int(self.kept(count)[count])
+
 
 class Survivors(NamedTuple):
   """The tokens that go on into the later layers.
@@ -73,7 +77,7 @@ class Pruning:
   def length(self, tokens: int) -> int:
     """S, of rows of `tokens` tokens when they leave."""
     most = self.prunable.most
-    return tokens - most + int(self.prune.kept(most)[most])
+    return tokens - most + self.prune.left(most)
 
   def survivors(
     self,

@@ -122,8 +122,8 @@ class Qwen3VL(VisionLanguageModel):
     deepstack = constrain(deepstack, None, 'batch', None, None)
     received = None
     if queries_keys is not None:
-      impl = self.runtime.attention
-      received = received_by_videos(*queries_keys, plan, impl)
+      block, impl = self.config.vision.merge**2, self.runtime.attention
+      received = received_by_videos(*queries_keys, plan, block, impl)
     return VisualTokens(
       tokens, plan['valid'], plan['grid'], received, deepstack
     )

@@ -13,8 +13,6 @@ from vlm.models.prune import Prune
 from vlm.models.qwen2 import LanguageModel, Qwen2Config
 from vlm.models.received import received
 
-BLOCK = 4  # patches of a visual token of towers that keep an image's size
-
 
 class VisualTokens(NamedTuple):
   """What stands between the vision tower and the decoder.
@@ -121,6 +119,7 @@ def received_by_videos(
   q: Float[Array, 'B S N H'],
   k: Float[Array, 'B S N H'],
   plan: dict[str, jax.Array],
+  block: int,
   impl: str,
 ) -> Float[Array, 'B M']:
   """Attention that the tokens of videos receive within their frames.
@@ -132,6 +131,7 @@ def received_by_videos(
     q: queries of a block that sees whole frames, with their phases.
     k: keys.
     plan: token [B, M], the block of each visual token; frames [B, V, F, N].
+    block: patches of a visual token.
     impl: see `received`.
   """
   token, frames = plan['token'], plan['frames']
@@ -140,13 +140,13 @@ def received_by_videos(
   flat = jnp.maximum(frames, 0).reshape(rows, -1)
   blocks = jnp.take_along_axis(token, flat, axis=1)
   cut = lambda x: jnp.take_along_axis(
-    x.reshape(rows, -1, BLOCK * x.shape[2], x.shape[3]),
+    x.reshape(rows, -1, block * x.shape[2], x.shape[3]),
     blocks[..., None, None],
     axis=1,
-  ).reshape(-1, frames.shape[3] * BLOCK, *x.shape[2:])
+  ).reshape(-1, frames.shape[3] * block, *x.shape[2:])
   valid = there.reshape(-1, frames.shape[3])
-  scores = received(cut(q), cut(k), jnp.repeat(valid, BLOCK, axis=1), impl)
-  scores = scores.reshape(rows, -1, BLOCK).mean(-1)
+  scores = received(cut(q), cut(k), jnp.repeat(valid, block, axis=1), impl)
+  scores = scores.reshape(rows, -1, block).mean(-1)
   place = jnp.where(there.reshape(rows, -1), flat, most)
   put = lambda place, value: jnp.zeros(most).at[place].set(value, mode='drop')
   return jax.vmap(put)(place, scores)
@@ -254,4 +254,4 @@ class VisionLanguageModel(LanguageModel):
     length += most - math.prod(plan['frames'].shape[1:])
     if self.prune is None:
       return length, length
-    return length, length - most + int(self.prune.kept(most)[most])
+    return length, length - most + self.prune.left(most)

@@ -104,6 +104,7 @@ def sample_of(config, items, seed=0):
     return {'tokens': tokens, 'loss_mask': np.zeros(11, np.float32)}
   shown = processor.prepare(items)
   counts = [sum(e.counts) for e in shown.expansions]
+  moving = [isinstance(item, list) for item in items]
   parts, spans = [text(3)], []
   for item, expansion in zip(items, shown.expansions):
     ids = config.video_token if isinstance(item, list) else config.image_token
@@ -115,7 +116,7 @@ def sample_of(config, items, seed=0):
     'tokens': tokens,
     'loss_mask': np.zeros(len(tokens), np.float32),
     'pixels': shown.pixels,
-    'plan': shown.plan | mark_videos(items, counts, shown.plan['grid']),
+    'plan': shown.plan | mark_videos(moving, counts, shown.plan['grid']),
   }
   if isinstance(spans[0], mrope.Span):
     visual = np.isin(tokens, (IMAGE, VIDEO))

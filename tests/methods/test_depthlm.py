@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from data.sources import depth, middlebury
+from data.sources import middlebury, room_rows
 from data.worlds import cameras, rooms
-from vlm.methods.depthlm import camera, marker, sample, text
+from vlm.methods.depthlm import camera, draws, marker, sample, text
 
 K = camera.Intrinsics(50.0, 60.0, 32.0, 20.0, 64, 40)
 
@@ -13,6 +13,13 @@ K = camera.Intrinsics(50.0, 60.0, 32.0, 20.0, 64, 40)
 def _picture(width=64, height=40):
   rng = np.random.default_rng(0)
   return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def _cut(intrinsics, settings, seed):
+  """The geometry of one training sample."""
+  row = {'intrinsics': intrinsics}
+  view = draws.draw_view(row, np.random.default_rng(seed), settings)
+  return sample.geometry(intrinsics, settings, view)
 
 
 class TestNormalise:
@@ -100,12 +107,12 @@ class TestCrop:
     loose = sample.SampleSettings(**base, crop_place='random')
     offsets, sizes = set(), set()
     for seed in range(40):
-      moved = sample.geometry(K, centred, np.random.default_rng(seed))
+      moved = _cut(K, centred, seed)
       width, height = moved.target[4:]
       assert 30 <= width < 50 and 20 <= height < 30
       assert moved.offset == ((64 - width) // 2, (40 - height) // 2)
       sizes.add((width, height))
-      moved = sample.geometry(K, loose, np.random.default_rng(seed))
+      moved = _cut(K, loose, seed)
       width, height = moved.target[4:]
       x, y = moved.offset
       assert 0 <= x <= 64 - width and 0 <= y <= 40 - height
@@ -116,8 +123,7 @@ class TestCrop:
     settings = sample.SampleSettings(
       focal=50.0, focal_mode='iso', crop_height=(700, 1200), crop_width=(9, 9)
     )
-    moved = sample.geometry(K, settings, np.random.default_rng(0))
-    assert moved.target[4:] == (9, 40)
+    assert _cut(K, settings, 0).target[4:] == (9, 40)
     assert sample.geometry(K, settings).target[4:] == (64, 40)
 
 
@@ -178,7 +184,7 @@ class TestGeometryOfPoints:
 class TestMarker:
   def test_nine_exact_pixels(self):
     image = _picture(20, 16)
-    out = marker.draw(image, (9, 8))
+    out = marker.ARROW.draw(image, (9, 8))
     changed = {(x, y) for y, x in np.argwhere((out != image).any(-1))}
     assert changed == {
       *((9 - k, 8) for k in range(1, 6)),
@@ -199,10 +205,10 @@ class TestMarker:
     ],
   )
   def test_rule_of_the_margin(self, pixel, good):
-    assert marker.fits(np.array([pixel]), 20, 16)[0] == good
+    assert marker.ARROW.fits(np.array([pixel]), 20, 16)[0] == good
     if not good:
       with pytest.raises(ValueError, match='5 pixels'):
-        marker.draw(_picture(20, 16), pixel)
+        marker.ARROW.draw(_picture(20, 16), pixel)
 
 
 class TestText:
@@ -290,7 +296,7 @@ class TestSample:
     query = sample.make_query(_row(), 0, self.settings)
     clean = camera.normalise(K, 75.0, 'aniso').apply(_picture())
     np.testing.assert_array_equal(
-      query['image'], marker.draw(clean, query['pixel'])
+      query['image'], marker.ARROW.draw(clean, query['pixel'])
     )
     assert query['depth'] == 2.0 and query['answer'] == '02.0'
     assert query['intrinsics'] == (75.0, 75.0, 48.0, 25.0, 96, 50)
@@ -368,7 +374,9 @@ def test_label_stays_with_its_surface(mode, share):
   close, astray = [], []
   for index in range(8):
     (frame,) = rooms.render_batch(3, [index], look)
-    row = depth.label_frame(frame, np.random.default_rng(index), 60, [settings])
+    row = room_rows.label_frame(
+      frame, np.random.default_rng(index), 60, [settings]
+    )
     moved = sample.geometry(row['intrinsics'], settings)
     again = rooms.render(
       rooms.make_scene(3, index, look),
@@ -393,7 +401,7 @@ def test_motorcycle_photograph():
   np.testing.assert_allclose(photo.z[known].max(), 5.02, atol=5e-3)
   assert (photo.range[known] >= photo.z[known]).all()
   settings = sample.SampleSettings(focal=48.0, size=(48, 48))
-  row = depth.label_frame(photo, np.random.default_rng(0), 20, [settings])
+  row = room_rows.label_frame(photo, np.random.default_rng(0), 20, [settings])
   queries = [sample.make_query(row, k, settings) for k in range(20)]
   assert all(q['image'].shape == (48, 48, 3) for q in queries)
   assert all(2.1 < q['depth'] < 5.4 for q in queries)

@@ -29,6 +29,8 @@ COMPANIONS = (
   'video_preprocessor_config.json',
   'processor_config.json',
 )
+# What a method's training wrote beside its checkpoint for inference.
+METHOD_FILES = ('depthlm.json',)
 
 
 def resolve(source: epath.PathLike) -> epath.Path:
@@ -81,10 +83,14 @@ def read_config(folder: epath.Path) -> dict[str, Any]:
   return json.loads(path.read_text())
 
 
-def copy_companions(source: epath.Path, output: epath.PathLike) -> None:
+def copy_companions(
+  source: epath.Path,
+  output: epath.PathLike,
+  names: tuple[str, ...] = COMPANIONS + METHOD_FILES,
+) -> None:
   """Copies tokenizer, template and processor settings beside the weights."""
   output = epath.Path(output)
-  for name in COMPANIONS:
+  for name in names:
     if (source / name).exists():
       with (source / name).open('rb') as read, (output / name).open('wb') as to:
         shutil.copyfileobj(read, to)

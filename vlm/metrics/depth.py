@@ -75,12 +75,17 @@ def scores(predicted, truth, images=None) -> dict[str, float]:
 def _silog(error, images) -> float:
   if not len(error):
     return float('nan')
-  _, group = np.unique(images, return_inverse=True)
+  return float(np.mean(silog_by_image(error, images)[0]))
+
+
+def silog_by_image(error, images) -> tuple[np.ndarray, np.ndarray]:
+  """SILog of each image from e = ln p - ln g [N], and the images' names."""
+  names, group = np.unique(images, return_inverse=True)
   count = np.bincount(group)
   mean = np.bincount(group, error) / count
   square = np.bincount(group, error**2) / count
   # The variance of equal errors may come out as -1e-17.
-  return float(np.mean(100 * np.sqrt(np.maximum(square - mean**2, 0))))
+  return 100 * np.sqrt(np.maximum(square - mean**2, 0)), names
 
 
 def constant_prior(train_depth) -> float:

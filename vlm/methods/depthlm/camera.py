@@ -66,6 +66,18 @@ def repaired(intrinsics) -> Intrinsics:
   return Intrinsics(fx, fy, cx, cy, int(width), int(height))
 
 
+def after_resize(intrinsics: Intrinsics, width: int, height: int) -> Intrinsics:
+  """The camera of the whole picture stretched to width x height.
+
+  What a processor's rounding to multiples of its patch does: with it fx and fy
+  may end up 2 % off the common focal length, and apart; see
+  `SampleSettings.multiple`.
+  """
+  fx, fy, cx, cy, old_width, old_height = intrinsics
+  sx, sy = width / old_width, height / old_height
+  return Intrinsics(fx * sx, fy * sy, cx * sx, cy * sy, width, height)
+
+
 def z_to_range(z, pixels, intrinsics: Intrinsics) -> np.ndarray:
   """Depth along the axis -> distance to the camera centre, metres [N]."""
   return np.asarray(z, np.float64) * intrinsics.rays(pixels)
@@ -146,6 +158,27 @@ class Geometry:
       self,
       target=Intrinsics(fx, fy, cx - x, cy - y, width, height),
       offset=(self.offset[0] + x, self.offset[1] + y),
+    )
+
+  def stretch(self, height: int) -> 'Geometry':
+    """Stretches the whole picture to another height; fy and cy follow.
+
+    Raises:
+      ValueError: after a crop, or when nothing would be left.
+    """
+    if self.offset != (0, 0) or self.target[4:] != self.resized:
+      raise ValueError('stretch comes before every crop')
+    if height < 1:
+      raise ValueError(f'a stretch to {height} rows leaves nothing')
+    ratio = height / self.resized[1]
+    fx, fy, cx, cy, width, _ = self.target
+    mode = 'aniso' if self.mode == 'none' else self.mode
+    return dataclasses.replace(
+      self,
+      target=Intrinsics(fx, fy * ratio, cx, cy * ratio, width, height),
+      scale=(self.scale[0], self.scale[1] * ratio),
+      resized=(width, height),
+      mode=mode,
     )
 
 

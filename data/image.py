@@ -43,7 +43,8 @@ def open_image(source: Any) -> Image.Image:
 
   The EXIF orientation is applied; transparency is laid over white; 16-bit grey
   is scaled to 8 bits (Pillow's own conversion would clip it to white); of an
-  animation the first frame is taken.
+  animation the first frame is taken. Floats and 32-bit integers are refused:
+  nothing says which value is white.
 
   Args:
     source: path (local or gs://), encoded bytes, uint8 array [h, w, 3] or
@@ -51,7 +52,7 @@ def open_image(source: Any) -> Image.Image:
 
   Raises:
     BadRecord: 'missing image', 'corrupt image' (unreadable, cut short, empty,
-      or more than `MAX_PIXELS` pixels) or 'wrong type'.
+      or more than `MAX_PIXELS` pixels) or 'wrong type' (also for floats).
   """
   if isinstance(source, np.ndarray):
     return _from_array(source)
@@ -223,6 +224,14 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
       'corrupt image',
       f'{name}: {image.width} x {image.height} pixels, at most {MAX_PIXELS} '
       'are read (data.image.MAX_PIXELS)',
+    )
+  if image.mode in ('F', 'I'):
+    kind = 'float' if image.mode == 'F' else 'integer'
+    low, high = image.getextrema()
+    raise BadRecord(
+      'wrong type',
+      f'{name}: 32-bit {kind} values from {low:g} to {high:g}, expected 8 or '
+      '16 bits; nothing says which value is white, so scale it before',
     )
   image = ImageOps.exif_transpose(image)
   if image.mode.startswith('I;16'):

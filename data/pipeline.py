@@ -194,6 +194,7 @@ def build(
   rows: assemble.Rows | None = None,
   policy: records.BadRowPolicy | None = None,
   specs: Sequence[RowSpec] = (),
+  observe: Callable[[int, dict[str, Any]], None] | None = None,
 ) -> Batches:
   """Builds the iterator of this process's batches.
 
@@ -215,6 +216,7 @@ def build(
       else `Packing(spec)` or `Buckets(specs)`.
     policy: what to do with bad rows; raises at the first one by default.
     specs: shapes of the rows, to check the first batch against.
+    observe: called with the number of every batch that is handed out, and it.
 
   Raises:
     ValueError: for settings that contradict each other, naming them.
@@ -267,6 +269,7 @@ def build(
     number,
     settings,
     functools.partial(_check_first, specs=tuple(specs)) if specs else None,
+    observe,
   )
 
 

@@ -22,6 +22,9 @@ REASONS = (
   'bad intrinsics',
   'pixel outside',
   'bad depth',
+  'bad pose',
+  'missing depth',
+  'no usable label',
 )
 NAMED_PER_REASON = 3
 

@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from data.sources.depth import RoomRows
+from data.sources.room_rows import RoomRows, posed
 from data.worlds import rooms
 from data.worlds.rooms import RoomSettings
 from vlm.methods.depthlm.sample import SampleSettings
 
 CHUNK = 100
 FIELDS = ('image', 'intrinsics', 'pixel_coords', 'depth')
+POSED = 'world_from_camera'  # of rooms with several views
 
 
 def default_folder() -> Path:
@@ -55,6 +56,7 @@ class RenderedRooms:
     progress: Callable[[int, int], None] = lambda done, count: None,
   ):
     source = RoomRows(seed, count, settings, labels, arms)
+    self._seed, self._views = seed, settings.views
     facts = (
       rooms.VERSION,
       seed,
@@ -71,15 +73,15 @@ class RenderedRooms:
 
   def _open(self) -> None:
     self._arrays = {
-      field: np.load(self.folder / f'{field}.npy', mmap_mode='r')
-      for field in FIELDS
+      path.stem: np.load(path, mmap_mode='r')
+      for path in self.folder.glob('*.npy')
     }
 
   def __getstate__(self) -> dict[str, Any]:
-    return {'folder': self.folder}
+    return {k: v for k, v in vars(self).items() if k != '_arrays'}
 
   def __setstate__(self, state: dict[str, Any]) -> None:
-    self.folder = state['folder']
+    self.__dict__.update(state)
     self._open()
 
   def __len__(self) -> int:
@@ -90,7 +92,11 @@ class RenderedRooms:
     row = {field: self._arrays[field][index] for field in FIELDS}
     fx, fy, cx, cy, width, height = row['intrinsics'].tolist()
     row['intrinsics'] = (fx, fy, cx, cy, int(width), int(height))
-    return row | {'depth_kind': 'range'}
+    row['depth_kind'] = 'range'
+    if POSED in self._arrays:
+      row[POSED] = np.array(self._arrays[POSED][index])
+      row |= posed(self._seed, index, self._views)
+    return row
 
 
 def _fill(folder: Path, rows, count: int, processes: int, progress) -> None:
@@ -106,7 +112,7 @@ def _fill(folder: Path, rows, count: int, processes: int, progress) -> None:
     for part in _rendered(rows, chunks, processes):
       parts.append(part)
       progress(sum(len(part['image']) for part in parts), count)
-    for field in FIELDS:
+    for field in parts[0]:
       whole = np.concatenate([part[field] for part in parts])
       np.save(scratch / f'{field}.npy', whole)
     try:
@@ -130,7 +136,10 @@ def _rendered(rows, chunks, processes: int):
 
 def _render(rows: RoomRows, indices: range) -> dict[str, np.ndarray]:
   found = [rows[index] for index in indices]
-  return {
+  poses = {}
+  if POSED in found[0]:
+    poses[POSED] = np.stack([row[POSED] for row in found])
+  return poses | {
     'image': np.stack([row['image'] for row in found]),
     'intrinsics': np.array([row['intrinsics'] for row in found], np.float64),
     'pixel_coords': np.stack([row['pixel_coords'] for row in found]).astype(

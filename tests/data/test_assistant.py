@@ -1,12 +1,15 @@
 """A folder on disk, a picture, a question, an answer."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from data.assistant import Assistant
 from data.chat import char_tokenizer
+from vlm.methods.depthlm import facts
+from vlm.methods.depthlm.settings import SampleSettings
 
 TEMPLATE = (
   '{% for m in messages %}{% for part in m.content %}'
@@ -56,6 +59,17 @@ def folder(tmp_path_factory):
   settings = {'chat_template': TEMPLATE, 'eos_token': '<end>'}
   (path / 'tokenizer_config.json').write_text(json.dumps(settings))
   return path
+
+
+def test_a_checkpoint_says_at_which_focal_length_it_was_trained(
+  folder, tmp_path
+):
+  assert Assistant.load(folder).depth is None
+  copied = shutil.copytree(folder, tmp_path / 'depth')
+  settings = SampleSettings(focal=750.0, focal_mode='iso')
+  (copied / facts.NAME).write_text(facts.to_json(settings))
+  found = Assistant.load(copied).depth
+  assert (found.focal, found.focal_mode) == (750.0, 'iso')
 
 
 @pytest.mark.parity

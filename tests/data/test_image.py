@@ -148,6 +148,19 @@ def test_sixteen_bit_grey_is_scaled_not_clipped():
   np.testing.assert_array_equal(opened[..., 0], deep >> 8)
 
 
+@pytest.mark.parametrize(
+  ('values', 'message'),
+  [
+    (np.linspace(0, 1, 16, dtype=np.float32), 'float values from 0 to 1'),
+    (np.arange(16, dtype=np.int32) - 3, 'integer values from -3 to 12'),
+  ],
+)
+def test_values_without_a_white_are_refused_not_clipped(values, message):
+  encoded = encode(values.reshape(4, 4), 'TIFF')
+  with pytest.raises(BadRecord, match=f'wrong type: .*32-bit {message}'):
+    images.open_image(encoded)
+
+
 @pytest.mark.parity
 def test_transparency_lies_over_white_like_published():
   from transformers.image_transforms import convert_to_rgb

@@ -17,7 +17,7 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -27,20 +27,22 @@ from etils import epath
 from data.assistant import Assistant
 from data.records import BadRecord
 from data.sources.video_qa import Question
-from experiments.video_qa import benchmarks, hosts, prompts
+from experiments.asking import hosts
+from experiments.asking.clock import Clock
+from experiments.asking.predictions import Predictions
+from experiments.video_qa import benchmarks, prompts
 from experiments.video_qa.ask import Asking, ask
 from experiments.video_qa.benchmarks import BENCHMARKS
-from experiments.video_qa.clock import Clock
-from experiments.video_qa.predictions import Predictions
 from launch import benchmark_report, console, reduction
 from vlm.sharding import mesh as mesh_lib
 
 FLAGS = flags.FLAGS
+DEPTHLM = 'depthlm'  # launch/depth_benchmark.py
 
 
 def define_flags() -> None:
   """Defines the flags; `--output` is launch.evaluate's."""
-  names = sorted(BENCHMARKS)
+  names = sorted([*BENCHMARKS, DEPTHLM])
   flags.DEFINE_enum('benchmark', None, names, 'Ask these questions.')
   flags.DEFINE_string('model', '', 'Folder or hub id, with --benchmark.')
   flags.DEFINE_string('data', '', "The benchmark's folder as published.")
@@ -59,7 +61,7 @@ def define_flags() -> None:
     'max_new_tokens', 0, "Longest answer; 0: the benchmark's.", lower_bound=0
   )
   flags.DEFINE_integer(
-    'batch_size', 0, 'Questions at once; 0: one for each part of the mesh.'
+    'batch_size', 0, 'Questions at once; 0: a few for each part of the mesh.'
   )
   flags.DEFINE_integer('tensor', 1, 'Devices that share each layer.')
   flags.DEFINE_integer('threads', 4, 'That read videos.', lower_bound=1)
@@ -77,13 +79,11 @@ def run_from_flags() -> None:
 
 
 def _run() -> None:
-  for name in ('model', 'data', 'output'):
-    if not getattr(FLAGS, name):
-      raise app.UsageError(f'--benchmark={FLAGS.benchmark} needs --{name}')
+  check_flags()
   questions = benchmarks.questions(
     FLAGS.benchmark, FLAGS.data, FLAGS.split, FLAGS.limit
   )
-  mesh = _mesh(FLAGS.tensor)
+  mesh = mesh_of(FLAGS.tensor)
   asking = _asking(mesh)
   visual_transform = reduction.from_flags()
   assistant = Assistant.load(
@@ -92,8 +92,11 @@ def _run() -> None:
   if assistant.processor is None:
     raise ValueError(f'--model={FLAGS.model} reads text only')
   settings = settings_of(questions, asking, assistant, visual_transform)
+  answers = lambda clock, done: ask(
+    assistant, questions, asking, mesh, clock, done
+  )
   records, clock = answered(
-    assistant, questions, asking, mesh, settings, FLAGS.output
+    answers, len(questions), asking.batch_size, settings, FLAGS.output
   )
   report = benchmark_report.report_of(
     FLAGS.benchmark, records, assistant, clock, visual_transform
@@ -105,7 +108,14 @@ def _run() -> None:
     console.say(f'scores and predictions: {FLAGS.output}')
 
 
-def _mesh(tensor: int) -> jax.sharding.Mesh:
+def check_flags() -> None:
+  """What every benchmark needs."""
+  for name in ('model', 'data', 'output'):
+    if not getattr(FLAGS, name):
+      raise app.UsageError(f'--benchmark={FLAGS.benchmark} needs --{name}')
+
+
+def mesh_of(tensor: int) -> jax.sharding.Mesh:
   devices = jax.device_count()
   if tensor < 1 or devices % tensor:
     raise ValueError(
@@ -114,20 +124,33 @@ def _mesh(tensor: int) -> jax.sharding.Mesh:
   return mesh_lib.make_mesh({'data': 1, 'fsdp': -1, 'tensor': tensor})
 
 
-def _asking(mesh: jax.sharding.Mesh) -> Asking:
+def batch_size_of(mesh: jax.sharding.Mesh, usual: int = 1) -> int:
+  """Questions at once, which the mesh must divide.
+
+  Args:
+    mesh: over which they are split.
+    usual: for each part of it, unless --batch_size says otherwise.
+
+  Raises:
+    ValueError: naming the flag.
+  """
   shards = mesh_lib.batch_shards(mesh)
-  batch_size = FLAGS.batch_size or shards
+  batch_size = FLAGS.batch_size or usual * shards
   if batch_size % shards:
     raise ValueError(
       f'--batch_size={batch_size}, expected a multiple of {shards}, the '
       f'{jax.device_count()} devices by --tensor={FLAGS.tensor}'
     )
+  return batch_size
+
+
+def _asking(mesh: jax.sharding.Mesh) -> Asking:
   usual = BENCHMARKS[FLAGS.benchmark].max_new_tokens
   return Asking(
     prompts.choose(FLAGS.benchmark, FLAGS.prompt),
     FLAGS.frames,
     FLAGS.max_new_tokens or usual,
-    batch_size,
+    batch_size_of(mesh),
     FLAGS.threads,
   )
 
@@ -168,20 +191,19 @@ def described(settings: Any) -> Any:
 
 
 def answered(
-  assistant: Assistant,
-  questions: Sequence[Question],
-  asking: Asking,
-  mesh: jax.sharding.Mesh,
+  answers: Callable[[Clock, int], Iterator[list[dict[str, Any]]]],
+  total: int,
+  batch_size: int,
   settings: dict[str, Any],
   output: epath.PathLike,
 ) -> tuple[list[dict[str, Any]], Clock]:
   """Answers what is not answered yet.
 
   Args:
-    assistant: whose parameters lie on `mesh`.
-    questions: all of them.
-    asking: how.
-    mesh: over which batches are split.
+    answers: of a clock and the questions to leave out, gives batches of
+      records.
+    total: questions there are.
+    batch_size: questions of a batch.
     settings: what the predictions depend on.
     output: the folder of the predictions.
 
@@ -195,7 +217,7 @@ def answered(
   written, refused = None, None
   if jax.process_index() == 0:
     try:
-      written = Predictions(output, settings, len(questions), asking.batch_size)
+      written = Predictions(output, settings, total, batch_size)
     except ValueError as error:
       refused = error
   # The others wait here, and must not wait for ever.
@@ -204,11 +226,7 @@ def answered(
     raise refused or ValueError(f'--output={output}: process 0 refused it')
   clock = Clock()
   own = _with_progress(
-    settings['benchmark'],
-    len(questions),
-    done,
-    ask(assistant, questions, asking, mesh, clock, done),
-    written,
+    settings['benchmark'], total, done, answers(clock, done), written
   )
   return own if written is None else written.read(), clock
 

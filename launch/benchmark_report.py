@@ -8,9 +8,9 @@ import jax
 from etils import epath
 
 from data.assistant import Assistant
+from experiments.asking.clock import Clock
 from experiments.video_qa import efficiency, scores
 from experiments.video_qa.benchmarks import BENCHMARKS
-from experiments.video_qa.clock import Clock
 from launch import console
 
 PROBLEMS_PRINTED = 20
@@ -37,18 +37,28 @@ def report_of(
     'scores': scores.score(records, BENCHMARKS[benchmark]),
     'efficiency': efficiency.report(records, decoder, visual_transform),
     'measured': clock.report(),
-    'problems': [
-      {'id': record['id'], 'problem': record['problem']}
-      for record in records
-      if record['problem']
-    ],
-    'environment': {
-      'jax': jax.__version__,
-      'devices': jax.device_count(),
-      'kind': jax.devices()[0].device_kind,
-      'processes': jax.process_count(),
-      'mesh': dict(assistant.mesh.shape) if assistant.mesh else {},
-    },
+    'problems': problems_of(records),
+    'environment': environment(assistant),
+  }
+
+
+def problems_of(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+  """The questions that could not be asked, and why."""
+  return [
+    {'id': record['id'], 'problem': record['problem']}
+    for record in records
+    if record['problem']
+  ]
+
+
+def environment(assistant: Assistant) -> dict[str, Any]:
+  """Where a run took place."""
+  return {
+    'jax': jax.__version__,
+    'devices': jax.device_count(),
+    'kind': jax.devices()[0].device_kind,
+    'processes': jax.process_count(),
+    'mesh': dict(assistant.mesh.shape) if assistant.mesh else {},
   }
 
 
@@ -81,8 +91,12 @@ def show(benchmark: str, report: dict[str, Any]) -> None:
   rows += [[name, '', count] for name, count in _counts(found['counts'])]
   text = [[str(cell) for cell in row] for row in rows]
   console.print_table(benchmark, ['', 'share', 'questions'], text)
-  _show_efficiency(report)
-  problems = report['problems']
+  show_efficiency(report['efficiency'], report['measured'])
+  show_problems(report['problems'])
+
+
+def show_problems(problems: Sequence[dict[str, Any]]) -> None:
+  """Names the first questions that could not be asked."""
   for problem in problems[:PROBLEMS_PRINTED]:
     console.say(f'not shown: {problem["id"]}: {problem["problem"]}')
   if len(problems) > PROBLEMS_PRINTED:
@@ -94,8 +108,8 @@ def _counts(counts: dict[str, Any]) -> list[tuple[str, int]]:
   return plain + list(counts['problems'].items())
 
 
-def _show_efficiency(report: dict[str, Any]) -> None:
-  found, measured = report['efficiency'], report['measured']
+def show_efficiency(found: dict[str, Any], measured: dict[str, Any]) -> None:
+  """Prints tokens and FLOPs where they are known, and what was measured."""
   rows = []
   if found:
     layers = found['tokens_per_layer']

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.asking.predictions import reason
 from experiments.video_qa.benchmarks import Benchmark
 from vlm.metrics import bootstrap, choice
 
@@ -50,11 +51,6 @@ def score(records: Sequence[Record], benchmark: Benchmark) -> dict[str, Any]:
   if labelled:
     found |= _accuracies(labelled, benchmark)
   return found
-
-
-def reason(record: Record) -> str:
-  """Why a question could not be asked, without the file's name."""
-  return record['problem'].split(':')[0]
 
 
 def _accuracies(labelled: list[Record], benchmark: Benchmark) -> dict[str, Any]:

@@ -8,10 +8,10 @@ import pytest
 from etils import epath
 
 from data.sources.video_qa import Question
+from experiments.asking.predictions import Predictions
 from experiments.video_qa import benchmarks, efficiency, prompts, scores
 from experiments.video_qa.answers import parse
 from experiments.video_qa.benchmarks import BENCHMARKS
-from experiments.video_qa.predictions import Predictions
 from vlm.models import qwen2_5_vl
 from vlm.models.prune import Prune
 

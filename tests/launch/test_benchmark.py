@@ -9,10 +9,10 @@ from absl import app, flags
 from absl.testing import flagsaver
 
 from data.assistant import Assistant
+from experiments.asking.clock import Clock
+from experiments.asking.predictions import Predictions
 from experiments.video_qa import ask as asking
 from experiments.video_qa import benchmarks, prompts
-from experiments.video_qa.clock import Clock
-from experiments.video_qa.predictions import Predictions
 from launch import benchmark, benchmark_report, evaluate
 from tests import benchmark_files, tiny_checkpoint
 from vlm.methods.flashvid import FlashVID
@@ -34,7 +34,7 @@ def defined():
   # One device, so that a batch may hold two questions.
   with pytest.MonkeyPatch.context() as patch:
     one = lambda tensor: benchmark.mesh_lib.make_mesh({}, jax.devices()[:1])
-    patch.setattr(benchmark, '_mesh', one)
+    patch.setattr(benchmark, 'mesh_of', one)
     yield
   # Other launchers' flags have the same names.
   for name in set(flags.FLAGS) - before:

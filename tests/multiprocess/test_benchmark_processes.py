@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests import benchmark_files, tiny_checkpoint
+from tests import benchmark_files, depth_files, tiny_checkpoint
 from tests.multiprocess.test_two_processes import free_port
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
@@ -22,11 +22,13 @@ def files(tmp_path_factory):
   return benchmark_files.videomme(root)
 
 
-def start(files, output, flags=()):
-  command = [sys.executable, '-m', 'launch.evaluate', '--benchmark=videomme']
-  given = dict(model=files / 'model', data=files, output=output)
-  usual = dict(frames=4, max_new_tokens=3, batch_size=2)
-  command += [f'--{name}={value}' for name, value in (given | usual).items()]
+VIDEO = dict(benchmark='videomme', frames=4, max_new_tokens=3, batch_size=2)
+
+
+def start(files, output, flags=(), usual=VIDEO):
+  command = [sys.executable, '-m', 'launch.evaluate']
+  given = dict(model=files / 'model', data=files, output=output) | usual
+  command += [f'--{name}={value}' for name, value in given.items()]
   clean = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
   return subprocess.Popen(
     [*command, *flags],
@@ -37,11 +39,12 @@ def start(files, output, flags=()):
   )
 
 
-def start_two(files, output, flags=()):
+def start_two(files, output, flags=(), usual=VIDEO):
   address = f'--coordinator_address=127.0.0.1:{free_port()}'
   two = (address, '--num_processes=2')
   return [
-    start(files, output, (*two, f'--process_id={n}', *flags)) for n in (0, 1)
+    start(files, output, (*two, f'--process_id={n}', *flags), usual)
+    for n in (0, 1)
   ]
 
 
@@ -64,3 +67,21 @@ def test_two_processes_answer_as_one(files, tmp_path):
   said = finish(start_two(files, tmp_path / 'two', ['--frames=2']), code=1)
   assert 'frames: 4 there, 2 now' in said[0]
   assert 'process 0 refused it' in said[1]
+
+
+def test_two_processes_ask_about_pixels_as_one(files, tmp_path):
+  """With a damaged picture among those of one process."""
+  depth = dict(
+    benchmark='depthlm',
+    data=depth_files.write_bad(files),
+    focal=60,
+    max_new_tokens=3,
+    batch_size=4,
+  )
+  finish([start(files, tmp_path / 'one', usual=depth)])
+  finish(start_two(files, tmp_path / 'two', usual=depth))
+  one, two = (
+    (tmp_path / name / 'predictions.jsonl').read_text()
+    for name in ('one', 'two')
+  )
+  assert one == two and one.count('corrupt image') == 3

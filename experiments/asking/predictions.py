@@ -112,3 +112,8 @@ def _agree(path: epath.Path, settings: dict[str, Any]) -> None:
       + '\n  '.join(other)
       + '\nContinue with the same flags, or set another --output'
     )
+
+
+def reason(record: Mapping[str, Any]) -> str:
+  """Why a question could not be asked, without the file's name."""
+  return record['problem'].split(':')[0]

@@ -66,6 +66,7 @@ def _data_fields() -> dict[str, Any]:
     'epochs': 0,  # 0 repeats for ever
     'on_bad': 'raise',
     'max_bad_share': 0.01,
+    'log_draws': False,  # every sample's draws, in workdir/draws-*.jsonl
   }
 
 
@@ -76,6 +77,7 @@ def base_config() -> ConfigDict:
       'seed': 0,
       'workdir': 'runs/unnamed',
       'task': '',  # module of the experiment's task, see experiments/task.py
+      'objective': 'sft',
       'steps': 1000,
       'batch_size': 64,  # of all devices and processes together
       'accumulate': 1,

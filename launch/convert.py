@@ -97,6 +97,8 @@ def from_orbax(
   base = registry.build(facts, Runtime(param_dtype=dtype))
   save_params(output, base, params, hf_config, source=source)
   folders.copy_companions(source, output)
+  workdir = epath.Path(workdir)
+  folders.copy_companions(workdir, output, folders.METHOD_FILES)
 
 
 def _run_settings(workdir: epath.Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from data import assemble, pack, pipeline, records
 from data.chat import Chat
 from data.checkpoint import load_processor
+from data.draw_log import DrawLog
 from data.examples import Encoder
 from data.pack import RowSpec
 from data.processors.registry import processor_of
@@ -166,6 +167,8 @@ def prepare(config: ConfigDict) -> Job:
   chat = task.chat()
   model = model_of(config, chat)
   processor, marked = _processor(config, model), bool(model.transforms)
+  if hasattr(task, 'processor'):
+    processor = task.processor(processor)
   if marked:
     processor = by_frames(processor)
   encoder = Encoder(chat, processor, config.data.frames, marked)
@@ -185,11 +188,17 @@ class _Examples(grain.transforms.RandomMap):
     self._task, self._encoder = task, encoder
 
   def random_map(self, row: Any, rng: Any) -> dict[str, Any]:
-    return self._encoder.sample(self._task.example(row, rng))
+    example = self._task.example(row, rng)
+    kept = {k: v for k, v in example.items() if k.startswith('_')}
+    return self._encoder.sample(example) | kept
 
 
 def training_batches(job: Job, process_index: int = 0, process_count: int = 1):
   """The iterator of this process's training batches."""
+  log = None
+  if job.config.data.log_draws:
+    path = epath.Path(job.config.workdir) / f'draws-{process_index}.jsonl'
+    log = DrawLog(path)
   data = job.config.data
   sources, weights = job.task.train_rows()
   transforms, rows = [_Examples(job.task, job.encoder)], None
@@ -218,6 +227,7 @@ def training_batches(job: Job, process_index: int = 0, process_count: int = 1):
     weights=weights,
     policy=records.BadRowPolicy(data.on_bad, data.max_bad_share),
     specs=job.specs,
+    observe=log,
   )
 
 

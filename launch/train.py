@@ -71,6 +71,10 @@ def run(
   Returns:
     The job and its last state.
   """
+  if config.objective != 'sft':
+    raise ValueError(
+      f'--config.objective={config.objective!r}: launch.train trains by sft'
+    )
   mesh = mesh_lib.make_mesh(config.mesh)
   mesh_lib.check_batch_size(mesh, config.batch_size, config.accumulate)
   made = job.prepare(config)
@@ -176,6 +180,9 @@ def _start(workdir: epath.Path, made: job.Job, mesh) -> None:
     settings = made.config.to_json_best_effort(indent=1)
     (workdir / 'config.json').write_text(settings)
     (workdir / 'tokenizer.json').write_text(made.chat.tokenizer_json)
+    if hasattr(made.task, 'files'):
+      for name, text in made.task.files().items():
+        (workdir / name).write_text(text)
 
 
 def _scores(made: job.Job, params: Any, mesh) -> dict[str, float]:

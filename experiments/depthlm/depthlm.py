@@ -3,21 +3,26 @@
   python -m launch.train --config=experiments/depthlm/depthlm.py:tiny
   python -m launch.train \
     --config=experiments/depthlm/depthlm.py:tiny,arm=coordinates
+  python -m launch.train --config=experiments/depthlm/depthlm.py:full,\
+    model=qwen2.5-vl-7b --config.model.init_from=Qwen/Qwen2.5-VL-7B-Instruct
   python -m launch.compile --config=experiments/depthlm/depthlm.py:full \
     --topology=v5e:8x8
 
 Sizes: `smoke` (seconds), `tiny` (minutes on two cores, rooms rendered here),
-`full` (LLaVA-OneVision-7B on DepthLM's row format). Arms, `tiny` and `smoke`:
+`full` (a published backbone on DepthLM's row format, see full.py; `tasks=all`
+trains the six tasks as one model). Arms, `tiny` and `smoke`:
 
   marker        the method: red arrow, all focal lengths rescaled to one
   coordinates   the same, with x and y in the question instead of the arrow
   mixed         arrow, cameras mixed as they come
   focal         the same, with the focal length in the question
+  multitask     the method, asked six quantities (vlm/methods/depthlm/tasks.py)
 """
 
 from ml_collections import ConfigDict
 
 from experiments.common import base_config, parse_arg
+from experiments.depthlm import full
 
 # Arm -> (prompt, focal mode, tokens of a row): 37 are the picture's,
 # question, answer and their ends need the rest.
@@ -26,12 +31,20 @@ ARMS = {
   'coordinates': ('coordinates_number', 'aniso', 50),
   'mixed': ('marker_number', 'none', 44),
   'focal': ('marker_focal_number', 'none', 51),
+  'multitask': ('marker_number', 'aniso', 88),  # two pictures of the pose task
 }
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """The config of one size and arm; see the module's docstring."""
-  options = parse_arg(arg, ('tiny', 'smoke', 'full'), arm='marker', seed=0)
+  options = parse_arg(
+    arg,
+    ('tiny', 'smoke', 'full'),
+    arm='marker',
+    seed=0,
+    model='llava-onevision-7b',
+    tasks='distance',
+  )
   if options.arm not in ARMS:
     raise ValueError(f'arm={options.arm!r}, expected one of {list(ARMS)}')
   config = base_config()
@@ -39,8 +52,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.data.points = 1  # no picture is interpolated
   config.seed = options.seed
   config.workdir = f'runs/depthlm/{options.size}-{options.arm}-{options.seed}'
+  config.parser = 'strict'  # or 'official', of answers in evaluation
   if options.size == 'full':
-    return _full(config)
+    return full.fill(config, options.model, options.tasks)
   return _rooms(config, options)
 
 
@@ -67,13 +81,29 @@ def _rooms(config: ConfigDict, options: ConfigDict) -> ConfigDict:
     'train_images': 64 if smoke else 8000,
     'eval_images': 16 if smoke else 512,
     'labels': 64,  # of a training image; one is drawn each time it is shown
+    'eval_labels': 1,
+    'pair_share': 0.0,  # of the stream: two views, how far the camera moved
     'size': 48,
     'focals': (34.0, 68.0),  # log-uniform, training cameras
     'unseen_focals': ((26.0, 32.0), (72.0, 90.0)),
     'world': _halls(),
     'cache': '',
   }
+  if options.arm == 'multitask':
+    _six_tasks(config)
   return config
+
+
+def _six_tasks(config: ConfigDict) -> None:
+  """Every task as often, the pose from two views of a room."""
+  names = ('distance', 'axis', 'speed', 'time', 'two_point')
+  config.depth.tasks = tuple((name, 1) for name in names)
+  config.depth.style = 'number'
+  config.rooms.pair_share = 1 / 6
+  config.rooms.eval_labels = 4  # two of them for the distance of two points
+  config.rooms.world.views = 2
+  config.rooms.world.walk = (0.5, 3.0)
+  config.data.units, config.data.visual_tokens = 2, 74
 
 
 def _small_model(config: ConfigDict, smoke: bool) -> None:
@@ -144,46 +174,3 @@ def _halls() -> dict:
     'objects': (1, 3),
     'period': (0.8, 2.0),
   }
-
-
-def _full(config: ConfigDict) -> ConfigDict:
-  """LLaVA-OneVision-7B, section 5 of the paper's recipe."""
-  config.steps = 18_000  # 23M samples at this batch size
-  config.batch_size = 1280
-  config.accumulate = 20
-  config.log_every = 10
-  config.model.preset = 'llava-onevision-7b'
-  config.model.init_from = 'gs://BUCKET/llava-onevision-qwen2-7b-ov-hf'
-  config.runtime.dtype = 'bfloat16'
-  config.runtime.remat = 'block'
-  config.optimizer.lr = 1e-5
-  config.optimizer.warmup = 1_800
-  config.optimizer.clip = 0.1
-  config.checkpoint.every = 3_000
-  # 1152 x 768 pixels are exactly 3 x 2 tiles: nothing is rescaled after the
-  # focal normalisation, so the common focal length stays exact.
-  config.data.seq_len = 5_376
-  config.data.units = 7  # tiles
-  config.data.visual_tokens = 729 + 54 * (81 + 1)
-  config.data.path = 'gs://BUCKET/depthlm/rows.jsonl'
-  config.data.images = 'gs://BUCKET/depthlm/images'
-  config.data.depth_kind = 'range'  # of rows that do not say
-  config.data.eval_path = 'gs://BUCKET/depthlm/eval.jsonl'
-  config.data.workers = 16
-  config.data.on_bad = 'skip'
-  # More HBM takes more rows at a time.
-  config.slices = (
-    ('v5e:8x8', {'accumulate': 20}),
-    ('v6e:8x8', {'accumulate': 10}),
-    ('v5p:2x4x4', {'accumulate': 10}),
-  )
-  config.depth = {
-    'focal': 1000.0,
-    'focal_mode': 'aniso',
-    'size': (768, 1152),
-    'mark': True,
-    'prompt': 'marker',
-    'crop_height': (700, 1200),
-    'crop_width': (1000, 1400),
-  }
-  return config

@@ -5,20 +5,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from data import records
+from data.assistant import DEPTH_SIDE
 from data.chat import Chat, char_tokenizer, load_chat
+from data.processors.limits import unshrinking
 from data.sources import middlebury
-from data.sources.depth import DepthRows, label_frame
-from data.sources.rendered import RenderedRooms
-from data.worlds.rooms import RoomSettings
-from vlm.methods.depthlm import camera, sample, text
+from data.sources.depth_shards import open_depth_rows
+from data.sources.room_rows import label_frame
+from experiments.depthlm import rows as depth_rows
+from experiments.depthlm import score
+from vlm.methods.depthlm import camera, facts, sample
 from vlm.methods.depthlm.sample import SampleSettings
-from vlm.metrics import bootstrap, depth
+from vlm.methods.depthlm.tasks import NUMBER
 
-TRAIN_SEED, EVAL_SEED = 0, 1_000_003  # other seed, other rooms
 PHOTO_LABELS = 400
 WORDS = ('how far?', ' ', 'f', *'0123456789.')
+# Of the sister tasks: 'how fast? t {given:04.1f}' is 'how fast?', ' ', 't'.
+MORE_WORDS = (
+  *(wording.question.split('?')[0] + '?' for wording in NUMBER.values()),
+  't',
+  'v',
+)
 TEMPLATE = (
   '{% for m in messages %}'
   "{% if m.role == 'assistant' %}{% generation %}{{ m.content[0].text }}<end>"
@@ -32,14 +41,14 @@ class Task:
   """See experiments/task.py.
 
   Args:
-    config: with the sections `depth` (SampleSettings), and `rooms` for the
-      procedural world or `data.path` for files in the row format.
+    config: with the section `depth` (SampleSettings), and `rooms` for the
+      procedural world, `sets` for a mixture of files in the row format, or
+      `data.path` for one.
   """
 
   def __init__(self, config: Any):
     self._config = config
-    fields = {k: _plain(v) for k, v in dict(config.depth).items()}
-    self.settings = SampleSettings(**fields)
+    self.settings = depth_rows.settings_of(config)
     self.skipped = Counter()
 
   def chat(self) -> Chat:
@@ -47,8 +56,10 @@ class Task:
     if self._config.model.preset:
       names = {'image': '<image>', 'video': '<video>'}
       return load_chat(self._config.model.init_from, names)
+    several = len(self.settings.tasks) > 1
+    words = WORDS + MORE_WORDS if several else WORDS
     tokenizer = char_tokenizer(
-      WORDS, ('<pad>', '<end>', '<sep>', '<image>', '<video>')
+      words, ('<pad>', '<end>', '<sep>', '<image>', '<video>')
     )
     return Chat(
       tokenizer.to_str(),
@@ -57,12 +68,37 @@ class Task:
       {'eos_token': '<end>'},
     )
 
-  def train_rows(self) -> tuple[list[Any], None]:
-    """Training rows: files, or rooms rendered once."""
-    config = self._config
-    if 'rooms' not in config:
-      return [self._rows(config.data.path)], None
-    return [self._rooms(TRAIN_SEED, config.rooms.train_images)], None
+  def processor(self, processor: Any) -> Any:
+    """One that does not shrink pictures, and their focal length with them."""
+    return unshrinking(processor, DEPTH_SIDE)
+
+  def files(self) -> dict[str, str]:
+    """depthlm.json, without which nobody knows the common focal length."""
+    return {facts.NAME: facts.to_json(self.settings)}
+
+  def adopt(self, folder: Any) -> None:
+    """Asks as the checkpoint was trained, where it says how."""
+    stored = facts.read(folder)
+    if stored is None:
+      logging.warning(
+        '%s has no %s: asking at --config.depth.focal=%s',
+        folder,
+        facts.NAME,
+        self.settings.focal,
+      )
+      return
+    if stored.focal != self.settings.focal:
+      logging.warning(
+        'the checkpoint was trained at a focal length of %s pixels, which '
+        'is used instead of --config.depth.focal=%s',
+        stored.focal,
+        self.settings.focal,
+      )
+    self.settings = facts.at_inference(self.settings, stored)
+
+  def train_rows(self) -> tuple[list[Any], list[float] | None]:
+    """Training sources and their weights: files, or rooms rendered once."""
+    return depth_rows.training_rows(self._config, self._arms())
 
   def example(
     self, row: Mapping[str, Any], rng: np.random.Generator
@@ -77,8 +113,9 @@ class Task:
       raise records.BadRecord('no usable label', 'the arrow fits nowhere')
     answer = {'role': 'assistant', 'content': query['answer']}
     return {
-      'images': [query['image']],
+      'images': query['images'],
       'messages': [_question(query), answer],
+      '_replay': query['replay'],
     }
 
   def training_query(
@@ -91,15 +128,12 @@ class Task:
     """Rows of every evaluation set, by name."""
     config = self._config
     if 'rooms' not in config:
-      return {'eval': self._rows(config.data.eval_path)}
-    low, high = config.rooms.unseen_focals
-    count = config.rooms.eval_images
-    return {
-      'unseen rooms': self._rooms(EVAL_SEED, count, labels=1),
-      'wider lenses': self._rooms(EVAL_SEED + 1, count, low, labels=1),
-      'longer lenses': self._rooms(EVAL_SEED + 2, count, high, labels=1),
-      'photograph (out of domain)': self._photograph(),
-    }
+      data = config.data
+      return {
+        'eval': open_depth_rows(data.eval_path, data.images, data.depth_kind)
+      }
+    sets = depth_rows.room_sets(config, self._arms())
+    return sets | {'photograph (out of domain)': self._photograph()}
 
   def queries(self, rows: Sequence[Any]) -> Iterator[dict[str, Any]]:
     """Image by image, label by label; what cannot be asked is counted."""
@@ -109,69 +143,28 @@ class Task:
       except records.BadRecord as bad:
         self.skipped[bad.reason] += 1
         continue
-      for label in range(len(row['depth'])):
-        query = sample.make_query(row, label, self.settings)
+      for task, label in self._asked(row):
+        query = sample.make_query(row, label, self.settings, task, number)
         if query is None:
           self.skipped['the arrow does not fit'] += 1
           continue
         yield {
-          'images': [query['image']],
+          'images': query['images'],
           'messages': [_question(query)],
-          'record': {
-            'image': number,
-            'label': label,
-            'pixel': list(query['pixel']),
-            'source_pixel': [int(v) for v in _source_pixel(row, label)],
-            'depth': query['depth'],
-            'focal': float(row['intrinsics'][0]),
-          },
+          'record': _record(row, number, query),
         }
 
+  def _asked(self, row: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    if 'views' in row:
+      yield 'pose', 0
+      return
+    for label in range(len(row['depth'])):
+      for task, _ in self.settings.tasks:
+        yield task, label
+
   def score(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """delta1, AbsRel with 95 % intervals over images, and the failures.
-
-    The interval of a single photograph is over its pixels, and too narrow.
-
-    Args:
-      rows: records with 'prediction' (text), 'depth' (metres), 'image'.
-    """
-    predicted = depth.as_array(
-      [text.parse_metres(row['prediction']) for row in rows]
-    )
-    truth = np.array([row['depth'] for row in rows])
-    images = np.array([row['image'] for row in rows])
-    if len(set(images)) == 1:  # one photograph: over its pixels instead
-      images = np.arange(len(rows))
-    out = dict(depth.scores(predicted, truth))
-    correct = depth.within(predicted, truth).astype(float)
-    out['delta1'] = list(bootstrap.interval(correct, images))
-    parsed = np.isfinite(predicted)
-    if parsed.any():
-      error = np.abs(predicted - truth)[parsed] / truth[parsed]
-      out['abs_rel'] = list(bootstrap.interval(error, images[parsed]))
-    return out
-
-  def _rows(self, path: str) -> DepthRows:
-    return DepthRows(
-      path, self._config.data.images, self._config.data.depth_kind
-    )
-
-  def _rooms(self, seed, count, focals=None, labels=None) -> RenderedRooms:
-    rooms = self._config.rooms
-    settings = RoomSettings(
-      width=rooms.size,
-      height=rooms.size,
-      focals=tuple(focals or rooms.focals),
-      **{k: _plain(v) for k, v in rooms.world.items()},
-    )
-    return RenderedRooms(
-      seed,
-      count,
-      settings,
-      labels or rooms.labels,
-      self._arms(),
-      folder=rooms.cache,
-    )
+    """See `score.score`."""
+    return score.score(rows, self._config.get('parser', 'strict'))
 
   def _arms(self) -> tuple[SampleSettings, ...]:
     """Labels are usable under every arm, so all arms see the same pixels.
@@ -218,10 +211,26 @@ def _source_pixel(row: Mapping[str, Any], label: int) -> Any:
 
 
 def _question(query: Mapping[str, Any]) -> dict[str, Any]:
-  content = [{'type': 'image'}, {'type': 'text', 'text': query['question']}]
+  shown = [{'type': 'image'}] * len(query['images'])
+  content = [*shown, {'type': 'text', 'text': query['question']}]
   return {'role': 'user', 'content': content}
 
 
-def _plain(value: Any) -> Any:
-  """Lists back to the tuples that a frozen dataclass holds."""
-  return tuple(value) if isinstance(value, list | tuple) else value
+def _record(row, number: int, query) -> dict[str, Any]:
+  """What scoring needs, as JSON."""
+  record = {
+    'image': number,
+    'task': query['task'],
+    'value': query['value'],
+    'replay': query['replay'],
+  }
+  if 'label' not in query:
+    return record
+  return record | {
+    'label': query['label'],
+    'pixel': list(query['pixel']),
+    'source_pixel': [int(v) for v in _source_pixel(row, query['label'])],
+    'depth': query['depth'],
+    'z': query['z'],
+    'focal': float(row['intrinsics'][0]),
+  }

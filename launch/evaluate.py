@@ -1,11 +1,14 @@
-r"""Evaluates a checkpoint on a task's sets, or on a video benchmark.
+r"""Evaluates a checkpoint on a task's sets, or on a benchmark.
 
   python -m launch.evaluate --config=experiments/depthlm/depthlm.py:tiny \
     --checkpoint=runs/depthlm/tiny-marker-0 --output=runs/scores
   python -m launch.evaluate --benchmark=videomme --model=DIR_OR_HUB_ID \
     --data=gs://bucket/Video-MME --output=runs/videomme --frames=32
+  python -m launch.evaluate --benchmark=depthlm --model=DIR_OR_HUB_ID \
+    --data=gs://bucket/ibims1.jsonl --output=runs/ibims1
 
-`--benchmark` is told of in launch/benchmark.py. With `--config`, `--checkpoint`
+`--benchmark` is told of in launch/benchmark.py and, for `depthlm`, in
+launch/depth_benchmark.py. With `--config`, `--checkpoint`
 is a workdir of launch.train (its last good checkpoint is read) or a folder of
 safetensors. Writes, per set, `SET.jsonl` with one prediction a line, and one
 `scores.json` with every setting that produced the scores.
@@ -22,7 +25,15 @@ from absl import app, flags
 from etils import epath
 from ml_collections import config_flags
 
-from launch import benchmark, console, distributed, job, reduction
+from data.assistant import Assistant
+from launch import (
+  benchmark,
+  console,
+  depth_benchmark,
+  distributed,
+  job,
+  reduction,
+)
 from vlm.rollout.sampler import prepare, sample
 from vlm.rollout.settings import Buckets, Sampling
 from vlm.sharding import mesh as mesh_lib
@@ -73,6 +84,18 @@ def load_checkpoint(made: job.Job, path: str, mesh) -> tuple[Any, str]:
   return state[name], str(checkpoints.path(latest))
 
 
+def assistant_of(made: job.Job, params: Any, mesh) -> Assistant:
+  """A job's model as one that answers, like a published checkpoint."""
+  stop = (_eos(made),)
+  return Assistant(
+    made.model, params, made.chat, made.encoder.processor, stop, mesh
+  )
+
+
+def _eos(made: job.Job) -> int:
+  return made.chat.tokenizer.token_to_id(made.chat.variables['eos_token'])
+
+
 def evaluate(
   made: job.Job,
   params: Any,
@@ -112,8 +135,7 @@ def evaluate(
 
 def _answers(made, params, mesh, queries) -> Iterator[dict[str, Any]]:
   settings = made.config.eval
-  eos = made.chat.tokenizer.token_to_id(made.chat.variables['eos_token'])
-  greedy = Sampling(settings.max_new_tokens, (eos,), temperature=0)
+  greedy = Sampling(settings.max_new_tokens, (_eos(made),), temperature=0)
   weights = prepare(made.model, params)
   for chunk in _chunks(queries, settings.batch_size):
     # One static shape: a short last batch repeats its last prompt.
@@ -178,6 +200,7 @@ def define_flags() -> None:
     'output', None, 'Where scores go; CHECKPOINT/evaluation by default.'
   )
   benchmark.define_flags()
+  depth_benchmark.define_flags()
   reduction.define_flags()
 
 
@@ -188,7 +211,9 @@ def main(argv: list[str]) -> None:
   _check_flags()
   console.set_up_logging()
   distributed.initialize_from_flags()
-  if flags.FLAGS.benchmark:
+  if flags.FLAGS.benchmark == benchmark.DEPTHLM:
+    depth_benchmark.run_from_flags()
+  elif flags.FLAGS.benchmark:
     benchmark.run_from_flags()
   else:
     reduction.update(flags.FLAGS.config)
@@ -209,6 +234,8 @@ def _run_config(config: Any) -> None:
   mesh = mesh_lib.make_mesh(config.mesh)
   made = job.prepare(config)
   params, source = load_checkpoint(made, flags.FLAGS.checkpoint, mesh)
+  if hasattr(made.task, 'adopt'):
+    made.task.adopt(flags.FLAGS.checkpoint)
   with console.Counter() as counter:
     results = evaluate(made, params, mesh, progress=counter)
   folder = epath.Path(

@@ -23,7 +23,7 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from data.pack import row_size
-from launch import console, distributed, evaluate, job, reduction
+from launch import console, distributed, evaluate, job, objectives, reduction
 from vlm.models import flops
 from vlm.sharding import mesh as mesh_lib
 from vlm.sharding import report, rules
@@ -33,7 +33,6 @@ from vlm.train.loop import train as run_loop
 from vlm.train.metrics import Throughput
 from vlm.train.profile import StepProfile
 from vlm.train.scalars import ScalarLog
-from vlm.train.sft import sft
 from vlm.train.state import (
   abstract_state,
   init_state,
@@ -71,16 +70,13 @@ def run(
   Returns:
     The job and its last state.
   """
-  if config.objective != 'sft':
-    raise ValueError(
-      f'--config.objective={config.objective!r}: launch.train trains by sft'
-    )
+  trainer = objectives.trainer_of(config)
   mesh = mesh_lib.make_mesh(config.mesh)
   mesh_lib.check_batch_size(mesh, config.batch_size, config.accumulate)
-  made = job.prepare(config)
+  made = trainer.prepare(config)
   optimizer = job.optimizer_of(config, made.model)
-  workdir = epath.Path(config.workdir)
-  batches = job.training_batches(made, jax.process_index(), jax.process_count())
+  workdir, scores = epath.Path(config.workdir), trainer.scores or _scores
+  batches = trainer.batches(made, mesh)
   with contextlib.ExitStack() as stack:
     stack.callback(batches.close)
     checkpoints = stack.enter_context(
@@ -90,7 +86,7 @@ def run(
     if not progress:
       _start(workdir, made, mesh)
     step_fn = make_step(
-      sft(made.model, loss_chunk=config.loss_chunk),
+      trainer.objective(config, made.model),
       optimizer,
       mesh=mesh,
       state_shardings=state_shardings(state),
@@ -110,7 +106,7 @@ def run(
       report=report_row,
       scalars=scalars,
       throughput=_throughput(made, mesh),
-      evaluate=lambda state, step: _scores(made, state['params'], mesh),
+      evaluate=lambda state, step: scores(made, state['params'], mesh),
       eval_every=config.eval.every,
       checkpoints=checkpoints,
       checkpoint_every=config.checkpoint.every,

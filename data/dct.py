@@ -12,6 +12,7 @@ BLOCK = 8
 FEATURES = 81
 QUANTILES = tuple(k / 10 for k in range(1, 10))
 LUMA = np.array([0.299, 0.587, 0.114])
+RANGE = 3.0  # of features in a picture of them
 _FLOOR = 1e-3  # of a logarithm's argument, pixels being in [0, 1]
 
 
@@ -108,17 +109,18 @@ def _laplacian_quantiles(luma: np.ndarray) -> np.ndarray:
 
 
 def feature_picture(rgb: np.ndarray, patch: int = 6) -> np.ndarray:
-  """The features as pixels, one patch of `patch` x `patch` for each of 8 x 8.
+  """The features as a picture, `patch` x `patch` pixels for each of 8 x 8.
 
   A tower whose patches have that side then sees the 81 numbers of each, and
-  zeros where 3 * patch * patch is more.
+  zeros where 3 * patch * patch is more. Grey 0 to 255 stands for -`RANGE` to
+  `RANGE`: a tower with pixel_mean 0.5 and pixel_std 1 / (2 `RANGE`) undoes it.
 
   Args:
     rgb: uint8 [H, W, 3], sides are multiples of 8.
     patch: side, at least 6.
 
   Returns:
-    float32 [H/8 * patch, W/8 * patch, 3].
+    uint8 [H/8 * patch, W/8 * patch, 3].
   """
   found = patch_features(rgb)
   rows, columns, _ = found.shape
@@ -126,5 +128,6 @@ def feature_picture(rgb: np.ndarray, patch: int = 6) -> np.ndarray:
   if room < 0:
     raise ValueError(f'patch={patch}: {FEATURES} numbers need at least 6')
   padded = np.pad(found, ((0, 0), (0, 0), (0, room)))
-  cut = padded.reshape(rows, columns, patch, patch, 3)
+  grey = np.clip(np.round((padded / RANGE + 1) * 127.5), 0, 255)
+  cut = grey.astype(np.uint8).reshape(rows, columns, patch, patch, 3)
   return cut.swapaxes(1, 2).reshape(rows * patch, columns * patch, 3)

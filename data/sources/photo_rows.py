@@ -88,13 +88,21 @@ class GenericRows:
       long as those have fewer than `OFFSET`.
     count: photographs.
     size: side in pixels.
+    task: 'score', or 'degradation' for the first that the caption names.
   """
 
   OFFSET = 1_000_000
 
-  def __init__(self, seed: int, count: int, size: int = photos.SIZE):
+  def __init__(
+    self,
+    seed: int,
+    count: int,
+    size: int = photos.SIZE,
+    task: str = 'score',
+  ):
     self.name = 'generic photos'
     self._seed, self._count, self._size = seed, count, size
+    self._task = task
 
   def __len__(self) -> int:
     return self._count
@@ -106,10 +114,13 @@ class GenericRows:
     number, place = divmod(index, len(families))
     number += self.OFFSET
     photo = _photo(self._seed, families[place], number, self._size)
+    row = _row(photo) | {'dataset': 'generic', 'task': self._task}
+    if self._task == 'degradation':
+      kind, word = photo.caption[0] if photo.caption else (NONE, NONE)
+      return row | {'distortion_class': kind, 'severity': word}
     drawn = np.random.default_rng((self._seed, index))
     guess = 1 + 4 * photos.quality_of(photo.severities, 1.0)
     guess = float(np.clip(guess + GUESS * drawn.standard_normal(), 1, 5))
-    row = _row(photo) | {'dataset': 'generic', 'task': 'score'}
     return row | {'gt_score_norm': guess}
 
 

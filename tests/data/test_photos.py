@@ -205,10 +205,12 @@ class TestDct:
   def test_pictures_of_features_hold_them_patch_by_patch(self):
     rgb = photos.make_photo(0, 'C', 0).rgb
     found = dct.feature_picture(rgb)
-    assert found.shape == (24, 24, 3) and found.dtype == np.float32
-    patch = found[6:12, 12:18].ravel()
-    np.testing.assert_array_equal(patch[:81], dct.patch_features(rgb)[1, 2])
-    assert (patch[81:] == 0).all()
+    assert found.shape == (24, 24, 3) and found.dtype == np.uint8
+    patch = (found[6:12, 12:18].ravel() / 255 - 0.5) * 2 * dct.RANGE
+    want = dct.patch_features(rgb)[1, 2]
+    assert np.abs(want).max() < dct.RANGE
+    np.testing.assert_allclose(patch[:81], want, atol=0.5 * 6 / 255 + 1e-6)
+    assert np.abs(patch[81:]).max() < 0.02
     with pytest.raises(ValueError, match='patch=5'):
       dct.feature_picture(rgb, 5)
 

@@ -10,7 +10,7 @@ import json
 from vlm.methods.rali.prompts import NONE, Wording
 
 EXAMPLE_RATING = 3.0
-EXAMPLE_THOUGHT = 'What the picture shows and how well it shows it.'
+EXAMPLE_THOUGHT = 'What the picture shows, and how well it shows it.'
 
 
 def completion(thought: str | None, answer: str) -> str:
@@ -26,9 +26,9 @@ def completion(thought: str | None, answer: str) -> str:
   return f'<think>\n{thought}\n</think>\n{answered}'
 
 
-def score_answer(score: float | int) -> str:
+def score_answer(score: float | int, decimals: int = 2) -> str:
   """'{"rating": 3.47}', a number from 1 to 5."""
-  return f'{{"rating": {score:.2f}}}'
+  return f'{{"rating": {score:.{decimals}f}}}'
 
 
 def degradation_answer(distortion_class: str, severity: str) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from launch import job
+from launch import job, rl
+from vlm.train.metrics import Throughput
 from vlm.train.sft import sft
 from vlm.train.step import Objective
 
@@ -41,6 +42,8 @@ class Trainer:
       `close` and `stats`, and a state if the run is to be resumed.
     shapes: (config, model) -> the global batch of a step as ShapeDtypeStructs.
     reference: config -> whether the state keeps the first parameters too.
+    throughput: (made, mesh) -> what a step costs, for the log; None counts one
+      pass over the rows of a batch.
     scores: (made, params, mesh) -> {'<set>/<metric>': value}, at eval.every;
       None asks the task's questions.
   """
@@ -50,12 +53,21 @@ class Trainer:
   batches: Callable[[Any, jax.sharding.Mesh], Any] = _batches
   shapes: Callable[[ConfigDict, Any], dict[str, Any]] = _shapes
   reference: Callable[[ConfigDict], bool] = lambda config: False
+  throughput: Callable[[Any, jax.sharding.Mesh], Throughput] | None = None
   scores: Callable[..., Mapping[str, float]] | None = None
 
 
 TRAINERS = {
   'sft': Trainer(
     lambda config, model: sft(model, loss_chunk=config.loss_chunk)
+  ),
+  'grpo': Trainer(
+    rl.objective,
+    prepare=rl.prepare,
+    batches=rl.batches,
+    shapes=rl.shapes,
+    reference=lambda config: config.rl.beta > 0,
+    throughput=rl.throughput,
   ),
 }
 

@@ -112,9 +112,17 @@ class Scorer:
     self._named: Counter = Counter()
 
   def start(
-    self, completions: Sequence[Sequence[str]], records: Sequence[Record]
+    self,
+    completions: Sequence[Sequence[str]],
+    records: Sequence[Record],
+    own: slice = slice(None),
   ) -> Callable[[], Scores]:
     """Begins to score completions [P][G].
+
+    Args:
+      completions: of all prompts.
+      records: of all prompts.
+      own: the prompts whose scores are wanted; a `GroupReward` sees all.
 
     Returns:
       What waits for the scores; it raises RewardFailure where a reward with a
@@ -122,10 +130,12 @@ class Scorer:
     """
     shape = len(completions), len(completions[0])
     calls = {
-      reward.name: self._threads.submit(_calls(reward, completions, records))
+      reward.name: self._threads.submit(
+        _calls(reward, completions, records, own)
+      )
       for reward in self.rewards
     }
-    return functools.partial(self._finish, calls, shape)
+    return functools.partial(self._finish, calls, shape, own)
 
   def score(
     self, completions: Sequence[Sequence[str]], records: Sequence[Record]
@@ -137,13 +147,16 @@ class Scorer:
     """Ends the threads."""
     self._threads.close()
 
-  def _finish(self, calls: dict[str, list[Call]], shape) -> Scores:
+  def _finish(self, calls: dict[str, list[Call]], shape, own) -> Scores:
     values, failures = {}, Counter()
-    total, counted = np.zeros(shape), np.ones(shape, bool)
+    counted = np.ones(shape, bool)[own]
+    total = np.zeros(counted.shape)
     for reward in self.rewards:
       found = [self._threads.wait(call) for call in calls[reward.name]]
-      read = _read_group if isinstance(reward, GroupReward) else _read_each
-      value, kinds, first = read(found, shape)
+      if isinstance(reward, GroupReward):
+        value, kinds, first = _read_group(found, shape, own)
+      else:
+        value, kinds, first = _read_each(found, shape[1])
       values[reward.name] = value
       self._name(reward.name, kinds, first)
       failures.update({(reward.name, kind): n for kind, n in kinds.items()})
@@ -168,45 +181,78 @@ class Scorer:
         log.warning('Further failures of %r by %s are counted.', name, kind)
 
 
-def _calls(reward, completions, records) -> list[Callable[[], Any]]:
+def check_format(
+  rewards: Sequence[Reward | GroupReward], text: str, record: Record
+) -> None:
+  """Checks that what a prompt shows as an answer is one.
+
+  Where the prompt's example and the reward disagree, the format reward settles
+  between 0 and 1 and nobody knows why.
+
+  Args:
+    rewards: one of them is the `Reward` named 'format'.
+    text: the prompt's own example.
+    record: of the prompt.
+
+  Raises:
+    ValueError: it does not earn 1, or there is no such reward.
+  """
+  named = [r for r in rewards if r.name == FORMAT and isinstance(r, Reward)]
+  if not named:
+    raise ValueError(
+      f'rewards {[r.name for r in rewards]}: expected one named {FORMAT!r}, 1 '
+      'where a completion can be read (its weight may be 0)'
+    )
+  earned = named[0].score(text, record)
+  if earned != 1:
+    raise ValueError(
+      f"the prompt's own example earns a format reward of {earned}, expected "
+      f'1: prompt and reward disagree about the format; example {text!r}, '
+      f'record {dict(record)}'
+    )
+
+
+def _calls(reward, completions, records, own) -> list[Callable[[], Any]]:
   if isinstance(reward, GroupReward):
     return [functools.partial(reward.score, completions, records)]
   return [
     functools.partial(reward.score, text, record)
-    for group, record in zip(completions, records, strict=True)
+    for group, record in zip(completions[own], records[own], strict=True)
     for text in group
   ]
 
 
-def _read_each(calls: Sequence[Call], shape):
+def _read_each(calls: Sequence[Call], group: int):
   """(values [P, G], kinds of failures, the first in words)."""
   values, kinds, first = np.full(len(calls), np.nan), Counter(), ''
   for place, call in enumerate(calls):
     kind, said = _failure(call) or _misfit(call.value)
     if kind:
       kinds[kind] += 1
-      first = first or f'prompt {place // shape[1]}: {said}'
+      first = first or f'prompt {place // group}: {said}'
     else:
       values[place] = float(call.value)
-  return values.reshape(shape), kinds, first
+  return values.reshape(-1, group), kinds, first
 
 
-def _read_group(calls: Sequence[Call], shape):
+def _read_group(calls: Sequence[Call], shape: tuple[int, int], own: slice):
   """As `_read_each`, of the one call that scores all."""
-  values, kinds, count = np.full(shape, np.nan), Counter(), math.prod(shape)
+  values, kinds = np.full(shape, np.nan)[own], Counter()
+  count = values.size
   if found := _failure(calls[0]):
     return values, Counter({found[0]: count}), found[1]
   rows, first = calls[0].value, ''
   if not _has_shape(rows, shape):
     said = f'expected {shape[0]} rows of {shape[1]} numbers, got {rows!r:.80}'
     return values, Counter({'wrong type': count}), said
-  for p, g in np.ndindex(*shape):
-    kind, said = _misfit(rows[p][g])
-    if kind:
-      kinds[kind] += 1
-      first = first or f'prompt {p}: {said}'
-    else:
-      values[p, g] = float(rows[p][g])
+  for p, row in enumerate(rows[own]):
+    for g, value in enumerate(row):
+      kind, said = _misfit(value)
+      if kind:
+        kinds[kind] += 1
+        first = first or f'prompt {p}: {said}'
+      else:
+        values[p, g] = float(value)
   return values, kinds, first
 
 

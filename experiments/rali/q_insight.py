@@ -178,8 +178,8 @@ def _small(config: ConfigDict, options: ConfigDict) -> None:
   config.eval.batch_size = 24 if smoke else 100
   config.eval.max_new_tokens = 24
   config.optimizer.lr = 1e-3
-  config.optimizer.warmup = 5 if smoke else 20
   if supervised:
+    config.optimizer.warmup = 5 if smoke else 20
     config.steps, config.batch_size = (30, 16) if smoke else (500, 64)
     return
   config.steps, config.batch_size = (4, 4) if smoke else (160, 24)
@@ -189,10 +189,4 @@ def _small(config: ConfigDict, options: ConfigDict) -> None:
 def _rewarded(
   config: ConfigDict, group: int, new_tokens: int, beta: float
 ) -> None:
-  config.rl = {
-    **config.get('rl', {}),
-    'group': group,
-    'new_tokens': new_tokens,
-    'temperature': 1.0,
-    'beta': beta,
-  }
+  config.rl.update(group=group, new_tokens=new_tokens, beta=beta)

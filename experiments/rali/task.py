@@ -16,7 +16,7 @@ from data.checkpoint import load_chat_of
 from data.image import open_image
 from data.processors.limits import capped
 from data.records import BadRecord
-from experiments.rali import answers, sets, vocabulary
+from experiments.rali import answers, measure, sets, vocabulary
 from experiments.rali.score import set_scores
 from vlm.methods.rali import completion, rank_reward
 from vlm.methods.rali.answer_format import format_reward
@@ -162,6 +162,10 @@ class Task:
     for name, bounds in intervals.items():
       found[name] = [found[name], *bounds]
     return found | {'unread': sum(s is None for s in read)}
+
+  def measure(self, job: Any, params: Any) -> dict[str, Any]:
+    """What the miniature's report shows beside greedy scores."""
+    return measure.measure(job, params, self._config)
 
   def _shown(self, image: Any) -> Any:
     """A path as it is; a world's photograph as its features."""

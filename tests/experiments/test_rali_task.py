@@ -29,7 +29,7 @@ def test_every_config_is_made(arm, size):
   config = q_insight.get_config(f'{size},arm={arm}')
   supervised = arm in q_insight.SUPERVISED
   assert config.objective == ('sft' if supervised else 'grpo')
-  single = supervised or arm in ('score', 'rank')
+  single = supervised or arm in ('score', 'rank', 'no_think_score')
   if arm not in q_insight.BASES:
     assert bool(config.sets.degradations) == (not single)
 

@@ -25,6 +25,7 @@ CORE = [
   'safetensors>=0.7,<1',  # checkpoints without torch
   'tokenizers>=0.22,<1',  # text without torch
   'jinja2>=3.1,<4',  # chat templates
+  'scipy>=1.13,<2',  # fits and rank statistics; jax installs it anyway
   'pillow>=11,<14',  # resizing that equals the published processors
   'etils[epath,epath-gcs]>=1.13,<2',  # one path type for local and gs://
   'jaxtyping>=0.3.3,<0.4',  # shapes at the boundaries

@@ -16,11 +16,20 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-  """One training run: a name for people, a seed, and its config."""
+  """One training run.
+
+  Attributes:
+    name: for people.
+    seed: of the run.
+    config: its config.
+    start: name of the arm of the same seed whose last parameters it starts
+      from; '' for a fresh draw.
+  """
 
   name: str
   seed: int
   config: Any
+  start: str = ''
 
 
 @dataclasses.dataclass(frozen=True)

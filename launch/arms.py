@@ -55,20 +55,56 @@ def run_arms(
 
   Returns:
     The outcomes of all arms.
+
+  Raises:
+    ValueError: an arm starts from one that is not among them.
   """
-  missing = [arm for arm in arms if not _kept(arm, root).exists()]
-  if workers == 1:
-    for arm in missing:
-      run_arm(arm, root, lambda row, arm=arm: progress(arm, row['step']))
-      progress(arm, arm.config.steps)
-  elif missing:
-    _run_in_processes(missing, root, min(workers, len(missing)), progress)
+  for stage in stages(arms, root):
+    missing = [arm for arm in stage if not _kept(arm, root).exists()]
+    if workers == 1:
+      for arm in missing:
+        run_arm(arm, root, lambda row, arm=arm: progress(arm, row['step']))
+        progress(arm, arm.config.steps)
+    elif missing:
+      _run_in_processes(missing, root, min(workers, len(missing)), progress)
   outcomes = []
   for arm in arms:
     progress(arm, arm.config.steps)
     found = json.loads(_kept(arm, root).read_text())
     outcomes.append(Outcome(arm, **found))
   return outcomes
+
+
+def stages(arms: Sequence[Arm], root: epath.Path) -> list[list[Arm]]:
+  """Arms that can run at one time, those that others start from first.
+
+  Sets `init_from` of the arms that start from another's folder; the hash that
+  names a folder thus covers all that came before.
+
+  Raises:
+    ValueError: an arm starts from one that is not among them.
+  """
+  folders: dict[tuple[str, int], str] = {}
+  waiting, found = list(arms), []
+  while waiting:
+    ready = [
+      arm
+      for arm in waiting
+      if not arm.start or (arm.start, arm.seed) in folders
+    ]
+    if not ready:
+      arm = waiting[0]
+      raise ValueError(
+        f'{arm.name!r}, seed {arm.seed}, starts from {arm.start!r}, which is '
+        'not among the arms'
+      )
+    for arm in ready:
+      if arm.start:
+        arm.config.init_from = folders[arm.start, arm.seed]
+    folders |= {(arm.name, arm.seed): str(_folder(arm, root)) for arm in ready}
+    waiting = [arm for arm in waiting if (arm.name, arm.seed) not in folders]
+    found.append(ready)
+  return found
 
 
 def run_arm(

@@ -4,6 +4,7 @@ Queries of one image are not independent, so images are drawn with replacement
 and every query of a drawn image comes along.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -104,3 +105,42 @@ def paired_difference(
       f'{first.shape} and {second.shape}'
     )
   return interval(first - second, clusters, confidence, draws, seed)
+
+
+def statistic_interval(
+  statistic: Callable[..., float],
+  columns: Sequence[np.ndarray],
+  clusters,
+  confidence: float = 0.95,
+  draws: int = 2000,
+  seed: int = 0,
+) -> Interval:
+  """Interval of any statistic, such as a correlation.
+
+  Args:
+    statistic: of the columns, each [N]; NaN where it is not defined.
+    columns: numbers per query, equally long.
+    clusters: [N] the image of each query.
+    confidence: mass of the interval.
+    draws: bootstrap samples; those whose statistic is NaN do not count.
+    seed: of the resampling.
+
+  Returns:
+    The statistic of all queries and its interval; NaN where no draw has one.
+  """
+  columns = [np.asarray(column, np.float64) for column in columns]
+  _, group = np.unique(np.asarray(clusters), return_inverse=True)
+  order = np.argsort(group, kind='stable')
+  members = np.split(order, np.cumsum(np.bincount(group))[:-1])
+  rng = np.random.default_rng(seed)
+  found = np.empty(draws)
+  for draw in range(draws):
+    chosen = rng.integers(len(members), size=len(members))
+    rows = np.concatenate([members[number] for number in chosen])
+    found[draw] = statistic(*(column[rows] for column in columns))
+  found = found[np.isfinite(found)]
+  tail = (1 - confidence) / 2
+  low, high = (
+    np.quantile(found, [tail, 1 - tail]) if found.size else (np.nan, np.nan)
+  )
+  return Interval(float(statistic(*columns)), float(low), float(high))

@@ -124,7 +124,7 @@ def _longer(config: ConfigDict, smoke: bool) -> None:
   A lens longer than any in training gives a picture smaller than any, once it
   is brought to one focal length; training crops are as small.
   """
-  config.steps = 80 if smoke else 5000
+  config.steps = 80 if smoke else 7500
   config.rooms.train_images = 96 if smoke else 32_000
   config.depth.crop_height = config.depth.crop_width = (22, 64)
 

@@ -31,6 +31,7 @@ from vlm.train.step import Objective, make_eval_step, make_step
 # part to need no gradients.
 PARTS = (
   ('vision', r'vision/.*'),
+  ('text', r'text/.*'),
   ('projector', r'projector/.*'),
   ('decoder', r'decoder/layers/.*'),
   ('head', r'decoder/(head|embed)/.*'),
@@ -50,6 +51,7 @@ class Work:
     batch: nested dict of ShapeDtypeStruct, the global batch of one step.
     mesh: mapping with `data`, `fsdp`, `tensor`.
     accumulate: microbatches per step.
+    cached: the objective makes them itself, and embeds each twice.
     ema: decay of averaged parameters, 0 for none.
     rules: sharding table.
   """
@@ -60,6 +62,7 @@ class Work:
   batch: dict[str, Any]
   mesh: Any
   accumulate: int = 1
+  cached: bool = False
   ema: float = 0.0
   rules: Any = DEFAULT_RULES
 
@@ -109,7 +112,7 @@ def compile_train(
     work.optimizer,
     mesh=mesh,
     state_shardings=state_shardings(state),
-    accumulate=work.accumulate,
+    accumulate=1 if work.cached else work.accumulate,
     ema=work.ema,
   )
   arguments = {'state': state, 'batch': placed(work.batch, mesh)}
@@ -254,6 +257,8 @@ def _images(batch: dict[str, Any]) -> str:
   if 'pixels' not in batch:
     return 'no images'
   shape = batch['pixels'].shape
+  if len(shape) == 4:
+    return '1 image'
   return f'{shape[1]:,} {"tiles" if len(shape) == 5 else "patches"}'
 
 
@@ -312,6 +317,8 @@ def _counts(name: str, work: Work, mesh: Mesh) -> dict[str, float]:
     hardware = flops.hardware_flops(
       config, batch, remat=remat, frozen=work.frozen
     )
+    if work.cached and work.accumulate > 1:
+      hardware += flops.forward_flops(config, batch)
   return {
     'model_flops': model,
     'hardware_flops': hardware,

@@ -51,10 +51,8 @@ def work_of(config: ConfigDict) -> aot.Work:
   """The training job of a config, as shapes."""
   config = config.copy_and_resolve_references()
   _name_kernels(config)
-  # A published checkpoint's shapes are known without its tokenizer.
-  chat = None if config.model.preset else tasks.load(config).chat()
-  model = job.model_of(config, chat)
   trainer = objectives.trainer_of(config)
+  model = trainer.model(config)
   return aot.Work(
     model=model,
     objective=trainer.objective(config, model),
@@ -62,6 +60,7 @@ def work_of(config: ConfigDict) -> aot.Work:
     batch=trainer.shapes(config, model),
     mesh=config.mesh,
     accumulate=config.accumulate,
+    cached=trainer.cached,
     ema=config.optimizer.ema,
   )
 

@@ -32,6 +32,7 @@ from launch import (
   depth_benchmark,
   distributed,
   job,
+  objectives,
   reduction,
 )
 from vlm.rollout.sampler import prepare, sample
@@ -94,6 +95,28 @@ def assistant_of(made: job.Job, params: Any, mesh) -> Assistant:
 
 def _eos(made: job.Job) -> int:
   return made.chat.tokenizer.token_to_id(made.chat.variables['eos_token'])
+
+
+def evaluate_job(
+  made: Any,
+  params: Any,
+  mesh,
+  *,
+  progress: Progress = lambda name, done: None,
+) -> dict[str, dict[str, Any]]:
+  """What the objective's own evaluation says, or else `evaluate`.
+
+  Args:
+    made: from `objectives.trainer_of(config).prepare`.
+    params: parameters on `mesh`.
+    mesh: the mesh.
+    progress: called with the set's name and what is done so far.
+
+  Returns:
+    {set: {'records': [...], 'scores': {...}, 'skipped': {...}}}.
+  """
+  run = objectives.trainer_of(made.config).evaluate or evaluate
+  return run(made, params, mesh, progress=progress)
 
 
 def evaluate(
@@ -232,18 +255,18 @@ def _check_flags() -> None:
 
 def _run_config(config: Any) -> None:
   mesh = mesh_lib.make_mesh(config.mesh)
-  made = job.prepare(config)
+  made = objectives.trainer_of(config).prepare(config)
   params, source = load_checkpoint(made, flags.FLAGS.checkpoint, mesh)
   if hasattr(made.task, 'adopt'):
     made.task.adopt(flags.FLAGS.checkpoint)
   with console.Counter() as counter:
-    results = evaluate(made, params, mesh, progress=counter)
+    found = evaluate_job(made, params, mesh, progress=counter)
   folder = epath.Path(
     flags.FLAGS.output or f'{flags.FLAGS.checkpoint}/evaluation'
   )
   if jax.process_index() == 0:
-    write(folder, results, config, source)
-    console.print_scores(results)
+    write(folder, found, config, source)
+    console.print_scores(found)
     console.say(f'scores and predictions: {folder}')
 
 

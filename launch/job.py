@@ -22,7 +22,7 @@ from experiments import task as tasks
 from launch.reduction import transforms_of
 from vlm.convert import folder as folders
 from vlm.convert.reader import load_params
-from vlm.models import lora, registry
+from vlm.models import flops, lora, registry
 from vlm.models.functional import Params, Runtime
 from vlm.models.llava_onevision import LlavaOnevisionConfig
 from vlm.models.lora import Lora
@@ -56,6 +56,31 @@ class Job:
       return self.spec
     clips = dataclasses.replace(clips, prune=self.model.prune)
     return dataclasses.replace(self.spec, clips=clips)
+
+  @property
+  def tokenizer_json(self) -> str:
+    """Of the chat."""
+    return self.chat.tokenizer_json
+
+  @property
+  def rows(self) -> str:
+    """Shapes of the rows, in words."""
+    return '; '.join(
+      f'{tokens:,} tokens, {units:,} {spec.units}, {visual:,} visual tokens'
+      for spec in self.specs
+      for tokens, units, visual in [pack.row_size(spec)]
+    )
+
+  def cost(self) -> tuple[int | None, float | None]:
+    """(tokens, FLOPs) of a step; nothing where steps are of several sizes."""
+    if len(self.specs) > 1:
+      return None, None
+    rows = self.config.batch_size
+    shapes = batch_of(rows, self.spec)
+    length, _ = self.model.lengths(shapes)
+    decoded = jax.ShapeDtypeStruct((rows, length), 'int32')
+    shapes = shapes | {'tokens': decoded}
+    return rows * length, flops.train_flops(self.model.config, shapes)
 
 
 def runtime_of(config: ConfigDict) -> Runtime:

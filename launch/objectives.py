@@ -11,7 +11,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from launch import job
+from experiments import task as tasks
+from launch import job, pairs
 from vlm.train.sft import sft
 from vlm.train.step import Objective
 
@@ -23,6 +24,12 @@ def _prepare(config: ConfigDict) -> Any:
 def _batches(made: Any, mesh: jax.sharding.Mesh) -> Any:
   del mesh  # These batches need no device.
   return job.training_batches(made, jax.process_index(), jax.process_count())
+
+
+def _model(config: ConfigDict) -> Any:
+  # A published checkpoint's shapes are known without its tokenizer.
+  chat = None if config.model.preset else tasks.load(config).chat()
+  return job.model_of(config, chat)
 
 
 def _shapes(config: ConfigDict, model: Any) -> dict[str, Any]:
@@ -39,21 +46,38 @@ class Trainer:
       the fields of `job.Job` that launch.train reads.
     batches: (made, mesh) -> the iterator of this process's batches; it has
       `close` and `stats`, and a state if the run is to be resumed.
+    model: config -> the model alone, for launch.compile.
     shapes: (config, model) -> the global batch of a step as ShapeDtypeStructs.
+    cached: the objective itself goes through the batch in config.accumulate
+      parts, each embedded twice; the step takes it whole.
     reference: config -> whether the state keeps the first parameters too.
+    evaluate: (made, params, mesh, *, progress) -> {set: {'records', 'scores',
+      'skipped'}}; None asks the task's questions (launch/evaluate.py).
     scores: (made, params, mesh) -> {'<set>/<metric>': value}, at eval.every;
-      None asks the task's questions.
+      None takes them from `evaluate`.
   """
 
   objective: Callable[[ConfigDict, Any], Objective]
   prepare: Callable[[ConfigDict], Any] = _prepare
   batches: Callable[[Any, jax.sharding.Mesh], Any] = _batches
+  model: Callable[[ConfigDict], Any] = _model
   shapes: Callable[[ConfigDict, Any], dict[str, Any]] = _shapes
+  cached: bool = False
   reference: Callable[[ConfigDict], bool] = lambda config: False
+  evaluate: Callable[..., dict[str, dict[str, Any]]] | None = None
   scores: Callable[..., Mapping[str, float]] | None = None
 
 
 TRAINERS = {
+  'contrastive': Trainer(
+    pairs.objective,
+    prepare=pairs.prepare,
+    batches=pairs.training_batches,
+    model=pairs.model_of,
+    shapes=pairs.shapes,
+    cached=True,
+    evaluate=pairs.evaluate,
+  ),
   'sft': Trainer(
     lambda config, model: sft(model, loss_chunk=config.loss_chunk)
   ),

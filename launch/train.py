@@ -22,9 +22,7 @@ from absl import app, flags
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
-from data.pack import row_size
 from launch import console, distributed, evaluate, job, objectives, reduction
-from vlm.models import flops
 from vlm.sharding import mesh as mesh_lib
 from vlm.sharding import report, rules
 from vlm.train import metrics as metrics_lib
@@ -90,7 +88,7 @@ def run(
       optimizer,
       mesh=mesh,
       state_shardings=state_shardings(state),
-      accumulate=config.accumulate,
+      accumulate=1 if trainer.cached else config.accumulate,
       seed=config.seed,
       ema=config.optimizer.ema,
     )
@@ -163,19 +161,12 @@ def _start(workdir: epath.Path, made: job.Job, mesh) -> None:
       notes=rules.relaxations(mesh, abstract),
     ).text(),
   )
-  log.info(
-    'row shapes, one compilation each: %s',
-    '; '.join(
-      f'{tokens:,} tokens, {units:,} {spec.units}, {visual:,} visual tokens'
-      for spec in made.specs
-      for tokens, units, visual in [row_size(spec)]
-    ),
-  )
+  log.info('row shapes, one compilation each: %s', made.rows)
   if jax.process_index() == 0:
     workdir.mkdir(parents=True, exist_ok=True)
     settings = made.config.to_json_best_effort(indent=1)
     (workdir / 'config.json').write_text(settings)
-    (workdir / 'tokenizer.json').write_text(made.chat.tokenizer_json)
+    (workdir / 'tokenizer.json').write_text(made.tokenizer_json)
     if hasattr(made.task, 'files'):
       for name, text in made.task.files().items():
         (workdir / name).write_text(text)
@@ -185,24 +176,15 @@ def _scores(made: job.Job, params: Any, mesh) -> dict[str, float]:
   """The task's scores as '<set>/<metric>', which `keep_best` may name."""
   return {
     f'{name}/{metric}': float(np.ravel(value)[0])
-    for name, result in evaluate.evaluate(made, params, mesh).items()
+    for name, result in evaluate.evaluate_job(made, params, mesh).items()
     for metric, value in result['scores'].items()
   }
 
 
 def _throughput(made: job.Job, mesh) -> Throughput:
-  config, spec = made.config, made.spec
-  if len(made.specs) > 1:
-    return Throughput()  # steps of several sizes have no one cost
-  shapes = job.batch_of(config.batch_size, spec)
-  length, _ = made.model.lengths(shapes)
-  decoded = jax.ShapeDtypeStruct((config.batch_size, length), 'int32')
+  tokens, cost = made.cost()
   peak = metrics_lib.peak_flops(list(mesh.devices.flat))
-  return Throughput(
-    tokens=config.batch_size * length,
-    flops=flops.train_flops(made.model.config, shapes | {'tokens': decoded}),
-    peak=peak,
-  )
+  return Throughput(tokens=tokens, flops=cost, peak=peak)
 
 
 def define_flags() -> None:

@@ -7,18 +7,22 @@ of images, twice; a whole matrix (5,000 x 25,000) never exists.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 # (image numbers [R], text numbers [C]) -> scores [R, C]; -inf is no match.
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
-Protocol = Literal['all', '1k', '5fold_1k', '5k']
 
 RECALLS = (1, 5, 10)
-# Of each protocol: folds, and images of a fold.
-FOLDS = {'1k': (1, 1000), '5fold_1k': (5, 1000), '5k': (1, 5000)}
+# protocol -> folds, and images of a fold; None is all there are.
+PROTOCOLS = {
+  'all': (1, None),
+  '1k': (1, 1000),
+  '5fold_1k': (5, 1000),
+  '5k': (1, 5000),
+}
 
 
 class Ranks(NamedTuple):
@@ -153,11 +157,25 @@ def _reciprocal(found: Ranks) -> np.ndarray:
   return np.where(missed, 0, 1 / (found.images + 1))
 
 
+def folds_of(protocol: str) -> tuple[int, int | None]:
+  """(folds, images of a fold, or None for all) of a protocol.
+
+  Raises:
+    ValueError: for an unknown name.
+  """
+  if protocol not in PROTOCOLS:
+    raise ValueError(
+      f'--config.contrastive.protocol={protocol!r}, expected one of '
+      f'{list(PROTOCOLS)}'
+    )
+  return PROTOCOLS[protocol]
+
+
 def retrieval(
   score: Score,
   owners: Int[np.ndarray, 'M'],
   *,
-  protocol: Protocol = 'all',
+  protocol: str = 'all',
   block: int = 256,
 ) -> dict[str, float]:
   """Figures of `summary` under a protocol.
@@ -173,7 +191,8 @@ def retrieval(
     ValueError: for fewer images than the protocol needs.
   """
   images = int(owners.max()) + 1 if len(owners) else 0
-  folds, size = FOLDS.get(protocol, (1, images))
+  folds, size = folds_of(protocol)
+  size = size or images
   if not images or images < folds * size:
     raise ValueError(
       f'protocol {protocol!r} needs {folds * size or "some"} images, there are '

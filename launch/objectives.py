@@ -12,7 +12,8 @@ import jax
 from ml_collections import ConfigDict
 
 from experiments import task as tasks
-from launch import job, pairs
+from launch import job, pairs, rl
+from vlm.train.metrics import Throughput
 from vlm.train.sft import sft
 from vlm.train.step import Objective
 
@@ -53,6 +54,8 @@ class Trainer:
     reference: config -> whether the state keeps the first parameters too.
     evaluate: (made, params, mesh, *, progress) -> {set: {'records', 'scores',
       'skipped'}}; None asks the task's questions (launch/evaluate.py).
+    throughput: (made, mesh) -> what a step costs, for the log; None counts one
+      pass over the rows of a batch.
     scores: (made, params, mesh) -> {'<set>/<metric>': value}, at eval.every;
       None takes them from `evaluate`.
   """
@@ -65,6 +68,7 @@ class Trainer:
   cached: bool = False
   reference: Callable[[ConfigDict], bool] = lambda config: False
   evaluate: Callable[..., dict[str, dict[str, Any]]] | None = None
+  throughput: Callable[[Any, jax.sharding.Mesh], Throughput] | None = None
   scores: Callable[..., Mapping[str, float]] | None = None
 
 
@@ -77,9 +81,18 @@ TRAINERS = {
     shapes=pairs.shapes,
     cached=True,
     evaluate=pairs.evaluate,
+    throughput=pairs.throughput,
   ),
   'sft': Trainer(
     lambda config, model: sft(model, loss_chunk=config.loss_chunk)
+  ),
+  'grpo': Trainer(
+    rl.objective,
+    prepare=rl.prepare,
+    batches=rl.batches,
+    shapes=rl.shapes,
+    reference=lambda config: config.rl.beta > 0,
+    throughput=rl.throughput,
   ),
 }
 

@@ -20,6 +20,7 @@ from vlm.metrics import retrieval
 from vlm.models import clip, flops, registry
 from vlm.models.functional import Params
 from vlm.train import contrastive
+from vlm.train.metrics import Throughput, peak_flops
 from vlm.train.step import Objective
 
 
@@ -45,11 +46,6 @@ class PairJob:
       f'a picture of {facts.vision.image_size} x {facts.vision.image_size} '
       f'pixels, {facts.text.context} tokens'
     )
-
-  def cost(self) -> tuple[None, float]:
-    """(nothing for tokens, FLOPs) of a step."""
-    batch = shapes(self.config, self.model)
-    return None, flops.train_flops(self.model.config, batch)
 
 
 def prepare(config: ConfigDict) -> PairJob:
@@ -140,6 +136,15 @@ def shapes(config: ConfigDict, model: Any) -> dict[str, Any]:
     'text_ids': struct((rows,), np.int32),
     'cut': struct((rows,), np.float32),
   }
+
+
+def throughput(made: PairJob, mesh: jax.sharding.Mesh) -> Throughput:
+  """FLOPs of a step; tokens of both kinds have no common measure."""
+  batch = shapes(made.config, made.model)
+  return Throughput(
+    flops=flops.train_flops(made.model.config, batch),
+    peak=peak_flops(list(mesh.devices.flat)),
+  )
 
 
 class _Pairs(grain.transforms.RandomMap):

@@ -23,6 +23,7 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from launch import console, distributed, evaluate, job, objectives, reduction
+from vlm.models import flops
 from vlm.sharding import mesh as mesh_lib
 from vlm.sharding import report, rules
 from vlm.train import metrics as metrics_lib
@@ -80,7 +81,9 @@ def run(
     checkpoints = stack.enter_context(
       contextlib.closing(_checkpoints(config, workdir))
     )
-    state, progress = _first_state(made, optimizer, mesh, checkpoints, batches)
+    state, progress = _first_state(
+      made, optimizer, mesh, checkpoints, batches, trainer.reference(config)
+    )
     if not progress:
       _start(workdir, made, mesh)
     step_fn = make_step(
@@ -103,7 +106,7 @@ def run(
       log_every=config.log_every,
       report=report_row,
       scalars=scalars,
-      throughput=_throughput(made, mesh),
+      throughput=(trainer.throughput or _throughput)(made, mesh),
       evaluate=lambda state, step: scores(made, state['params'], mesh),
       eval_every=config.eval.every,
       checkpoints=checkpoints,
@@ -129,24 +132,26 @@ def _checkpoints(config: ConfigDict, workdir: epath.Path) -> Checkpoints:
   )
 
 
-def _first_state(made, optimizer, mesh, checkpoints, batches):
+def _first_state(made, optimizer, mesh, checkpoints, batches, reference):
   """The last good checkpoint, else `init_from`, else a fresh draw."""
   config = made.config
-  ema = config.optimizer.ema
-  abstract = abstract_state(
-    made.model.abstract_params, optimizer, mesh, ema=ema
-  )
+  kept = {'ema': config.optimizer.ema, 'reference': reference}
+  abstract = abstract_state(made.model.abstract_params, optimizer, mesh, **kept)
   if (latest := checkpoints.latest()) is not None:
     state, facts = checkpoints.restore(abstract, step=latest, data=batches)
     log.info('continuing from step %d', facts.step)
     return state, facts.progress
   shardings = state_shardings(abstract)['params']
-  params = job.initial_params(made, shardings)
+  if config.init_from:
+    params, where = evaluate.load_checkpoint(made, config.init_from, mesh)
+    log.info('starting from %s', where)
+  else:
+    params = job.initial_params(made, shardings)
   if params is not None:
-    return state_from_params(params, optimizer, mesh, ema=ema), {}
+    return state_from_params(params, optimizer, mesh, **kept), {}
   key = jax.random.key(config.seed)
   draw = functools.partial(job.draw_params, made)
-  state = init_state(draw, optimizer, mesh, key=key, ema=ema)
+  state = init_state(draw, optimizer, mesh, key=key, **kept)
   return state, {}
 
 
@@ -182,9 +187,18 @@ def _scores(made: job.Job, params: Any, mesh) -> dict[str, float]:
 
 
 def _throughput(made: job.Job, mesh) -> Throughput:
-  tokens, cost = made.cost()
+  config, spec = made.config, made.spec
+  if len(made.specs) > 1:
+    return Throughput()  # steps of several sizes have no one cost
+  shapes = job.batch_of(config.batch_size, spec)
+  length, _ = made.model.lengths(shapes)
+  decoded = jax.ShapeDtypeStruct((config.batch_size, length), 'int32')
   peak = metrics_lib.peak_flops(list(mesh.devices.flat))
-  return Throughput(tokens=tokens, flops=cost, peak=peak)
+  return Throughput(
+    tokens=config.batch_size * length,
+    flops=flops.train_flops(made.model.config, shapes | {'tokens': decoded}),
+    peak=peak,
+  )
 
 
 def define_flags() -> None:

@@ -128,7 +128,7 @@ def _update(state, grads, metrics, optimizer: Optimizer, ema: float):
   moved, opt_state, updates = optimizer.apply(
     grads, state['opt_state'], trainable
   )
-  new = {
+  new = state | {
     'params': merge(moved, frozen),
     'opt_state': opt_state,
     'step': state['step'] + 1,

@@ -233,6 +233,9 @@ def _retrieve(made, params, mesh, name, rows, progress) -> dict[str, Any]:
   scores, protocol = retrieval.summary(found), made.config.contrastive.protocol
   if protocol != 'all':
     scores = retrieval.retrieval(score, owners, protocol=protocol)
+  if hasattr(made.task, 'probe'):
+    read = [rows[number] for number, _ in kept]
+    scores |= made.task.probe(read, seen.vectors)
   cut = [made.encoder.text(text)[1] for text in words]
   return {
     'records': [

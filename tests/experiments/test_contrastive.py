@@ -1,15 +1,18 @@
 """Contrastive training from rows to scores, killed and continued."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from data import records
 from data.embeddings import Embedder, pictures_in
-from experiments.contrastive import contrastive
-from launch import evaluate, pairs, train
+from data.worlds import shapes
+from experiments.contrastive import contrastive, task, toy
+from launch import convert, evaluate, pairs, train
 from tests import tiny_checkpoint
 from vlm.sharding.mesh import make_mesh
 
@@ -88,6 +91,92 @@ def test_bad_rows_are_counted_and_never_paired_with_another(
   made.task.eval_sets = lambda: {'files': found[3:]}
   with pytest.raises(ValueError, match='no pair could be read'):
     evaluate.evaluate_job(made, state['params'], mesh)
+
+
+def test_skipped_pictures_leave_their_texts_out(trained, tmp_path):
+  """Every picture has one grey level, and its text names it."""
+  made, _, _ = trained
+  words = list(shapes.WORDS)[:24]
+  rows = [{'image': f'{i}.png', 'texts': words[i]} for i in range(len(words))]
+  for i in set(range(len(words))) - {2, 7, 15}:
+    Image.new('L', (36, 32), 10 * i).save(tmp_path / f'{i}.png')
+  (tmp_path / '7.png').write_bytes(b'\x89PNG')
+  (tmp_path / 'rows.json').write_text(json.dumps(rows))
+  config = contrastive.get_config('smoke')
+  config.data.path, config.data.images = f'{tmp_path}/rows.json', str(tmp_path)
+  config.data.on_bad, config.data.max_bad_share = 'skip', 0.5
+  config.data.epochs, config.batch_size = 1, 8
+  made = dataclasses.replace(made, config=config, task=task.Task(config))
+  batches = pairs.training_batches(made, None)
+  ids = made.encoder.text.tokenizer.get_vocab()
+  seen = set()
+  for batch in batches:
+    for pixels, tokens, text_id in zip(
+      batch['pixels'], batch['tokens'], batch['text_ids'], strict=True
+    ):
+      if text_id == 0:  # the last batch is filled up
+        assert not tokens.any()
+        continue
+      word = words[pixels[0, 0, 0] // 10]
+      assert tokens[1] == ids[word]
+      seen.add(word)
+  assert len(seen) == 21
+  stats = batches.stats()['bad']
+  assert stats == {'missing image': 2, 'corrupt image': 1}
+  batches.close()
+
+
+@pytest.mark.parity
+def test_a_published_checkpoint_is_trained_and_exported(tmp_path):
+  torch = pytest.importorskip('torch')
+  import transformers
+
+  tokenizer = toy.Task(contrastive.get_config('smoke')).tokenizer_json()
+  vocabulary = len(json.loads(tokenizer)['model']['vocab'])
+  tower = dict(
+    hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+    num_attention_heads=2,
+  )  # fmt: skip
+  published = transformers.CLIPConfig(
+    vision_config=tower | dict(image_size=32, patch_size=16),
+    text_config=tower | dict(
+      vocab_size=vocabulary, max_position_embeddings=16,
+      eos_token_id=vocabulary - 1,
+    ),
+    projection_dim=12,
+  )  # fmt: skip
+  folder = tmp_path / 'clip'
+  torch.manual_seed(0)
+  transformers.CLIPModel(published).save_pretrained(folder)
+  crop = dict(size={'shortest_edge': 40}, crop_size={'height': 32, 'width': 32})
+  transformers.CLIPImageProcessor(**crop).save_pretrained(folder)
+  (folder / 'tokenizer.json').write_text(tokenizer)
+
+  config = config_of(tmp_path, steps=3, **{'model.init_from': str(folder)})
+  config.optimizer.warmup, config.optimizer.clip = 0, 0.0
+  made, state = train.run(config)
+  assert made.encoder.picture.edge == 40 and made.model.config.embedding == 12
+  convert.from_orbax(config.workdir, tmp_path / 'best')
+  theirs = transformers.CLIPModel.from_pretrained(tmp_path / 'best')
+  mesh = make_mesh({'data': -1, 'fsdp': 1})
+  embedder = Embedder.load(tmp_path / 'best', mesh=mesh, batch_size=8)
+  picture = tiny_checkpoint.picture(50, 60)
+  ours = embedder.pictures([picture]).vectors[0]
+  pixels = embedder.picture(picture)[0] / np.float32(255)
+  mean, std = (
+    made.model.config.vision.pixel_mean,
+    (made.model.config.vision.pixel_std),
+  )
+  pixels = ((pixels - mean) / std).astype(np.float32)
+  with torch.no_grad():
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    pooled = theirs.vision_model(tensor).pooler_output
+    want = theirs.visual_projection(pooled)[0].numpy()
+  np.testing.assert_allclose(ours, want, atol=1e-4)
+  words = embedder.texts(['a red disc on blue ground .'])
+  assert words.vectors.shape == (1, 12)
+  with pytest.raises(ValueError, match='--config.batch_size=9'):
+    Embedder.load(tmp_path / 'best', mesh=mesh, batch_size=9)
 
 
 def test_a_folder_is_embedded_on_any_mesh(trained, tmp_path, devices):

@@ -36,7 +36,7 @@ def test_the_defaults_are_the_specs():
   assert width == (1024, 768) and model.config.text.context == 77
   assert config.slices[0][1] == {'accumulate': 1}
   large = align.get_config('full,batch=16384')
-  assert large.slices[0][1] == {'accumulate': 4}
+  assert large.slices[0][1] == {'accumulate': 8}
   with pytest.raises(ValueError, match='text=.*frozen'):
     align.get_config('full,text=thawed')
 

@@ -30,6 +30,15 @@ def _shapes(config: ConfigDict, model: Any) -> dict[str, Any]:
   return job.batch_of(config.batch_size, job.row_specs(config, model)[-1])
 
 
+def _batch_itself(config: ConfigDict, model: Any) -> None:
+  del config, model
+
+
+def _rollout(config: ConfigDict) -> tuple[int, int, int]:
+  rollout = config.rollout
+  return rollout.rows, rollout.samples, rollout.new_tokens
+
+
 @dataclasses.dataclass(frozen=True)
 class Trainer:
   """What is particular to one kind of training.
@@ -41,6 +50,9 @@ class Trainer:
     batches: (made, mesh) -> the iterator of this process's batches; it has
       `close` and `stats`, and a state if the run is to be resumed.
     shapes: (config, model) -> the global batch of a step as ShapeDtypeStructs.
+    seen: (config, model) -> what goes through the model in a step, as
+      `vlm.models.flops.blocks` counts it; None: the batch.
+    rollout: config -> (prompts, continuations of each, longest) of its sampler.
     reference: config -> whether the state keeps the first parameters too.
     throughput: (made, mesh) -> what a step costs, for the log; None counts one
       pass over the rows of a batch.
@@ -52,6 +64,8 @@ class Trainer:
   prepare: Callable[[ConfigDict], Any] = _prepare
   batches: Callable[[Any, jax.sharding.Mesh], Any] = _batches
   shapes: Callable[[ConfigDict, Any], dict[str, Any]] = _shapes
+  seen: Callable[[ConfigDict, Any], dict[str, Any] | None] = _batch_itself
+  rollout: Callable[[ConfigDict], tuple[int, int, int]] = _rollout
   reference: Callable[[ConfigDict], bool] = lambda config: False
   throughput: Callable[[Any, jax.sharding.Mesh], Throughput] | None = None
   scores: Callable[..., Mapping[str, float]] | None = None
@@ -66,6 +80,8 @@ TRAINERS = {
     prepare=rl.prepare,
     batches=rl.batches,
     shapes=rl.shapes,
+    seen=rl.seen,
+    rollout=rl.rollout,
     reference=lambda config: config.rl.beta > 0,
     throughput=rl.throughput,
   ),

@@ -61,7 +61,7 @@ def test_the_reward_rises(config):
   assert rows[-1]['entropy'] < rows[0]['entropy']
   for row in rows:
     by_task = [
-      row[f'rollout/reward/share/{kind}'] for kind in ('long', 'short')
+      row[f'rollout.{kind}/reward/share'] for kind in ('long', 'short')
     ]
     assert min(by_task) <= row['rollout/reward/share'] <= max(by_task)
     # Sampler and trainer agree, and a group is not one completion eight times.
@@ -138,7 +138,7 @@ def test_a_failed_reward_costs_its_sample_and_not_the_run(config):
     ('data.packing', True, '--config.data.packing'),
     ('data.epochs', 1, '--config.data.epochs'),
     ('rollout.mesh.tensor', 3, '--config.mesh'),
-    ('init_from', 'nowhere', 'nowhere'),
+    ('init_from', 'nowhere', '--config.init_from=nowhere'),
     ('objective', 'grp', '--config.objective'),
   ],
 )

@@ -36,6 +36,8 @@ PARTS = (
   ('decoder', r'decoder/layers/.*'),
   ('head', r'decoder/(head|embed)/.*'),
 )
+# Steps that take a batch in microbatches.
+ACCUMULATED = 'train', 'logprobs'
 # Enough to compile what does not fit, in order to see what it would hold.
 UNBOUNDED = 64
 
@@ -53,6 +55,9 @@ class Work:
     accumulate: microbatches per step.
     cached: the objective makes them itself, and embeds each twice.
     ema: decay of averaged parameters, 0 for none.
+    reference: whether the state keeps the first parameters.
+    seen: what goes through the model, as `flops.blocks` counts it, where that
+      is not the batch.
     rules: sharding table.
   """
 
@@ -64,7 +69,14 @@ class Work:
   accumulate: int = 1
   cached: bool = False
   ema: float = 0.0
+  reference: bool = False
+  seen: dict[str, Any] | None = None
   rules: Any = DEFAULT_RULES
+
+  @property
+  def counted(self) -> dict[str, Any]:
+    """The shapes that reports are about."""
+    return self.seen or self.batch
 
   @property
   def frozen(self) -> tuple[str, ...]:
@@ -105,7 +117,12 @@ def compile_train(
   mesh = make_mesh(work.mesh, topologies.abstract_devices(wanted))
   check_batch_size(mesh, _rows(work), work.accumulate)
   state = abstract_state(
-    work.model.abstract_params, work.optimizer, mesh, work.rules, ema=work.ema
+    work.model.abstract_params,
+    work.optimizer,
+    mesh,
+    work.rules,
+    ema=work.ema,
+    reference=work.reference,
   )
   step = make_step(
     work.objective,
@@ -123,7 +140,7 @@ def compile_train(
     mesh,
     lambda: step.lower(*arguments.values()),
     arguments,
-    _counts('train', work, mesh),
+    counts('train', work, mesh),
     log,
     limit=limit,
     options=options,
@@ -155,7 +172,7 @@ def compile_forward(
     mesh,
     lambda: step.lower(*arguments.values()),
     arguments,
-    _counts('forward', work, mesh),
+    counts('forward', work, mesh),
     log,
     limit=limit,
     options=options,
@@ -206,7 +223,7 @@ def compile_lowered(
 
   Args:
     name: of the step.
-    work: has `model`, `batch` and `accumulate`.
+    work: has `model`, `counted` and `accumulate`.
     wanted: the slice to compile for.
     mesh: over its devices.
     lower: makes the lowered step.
@@ -237,10 +254,10 @@ def compile_lowered(
     step=name,
     slice=wanted,
     mesh=dict(mesh.shape),
-    rows=_rows(work),
-    length=work.batch['tokens'].shape[1],
-    images=_images(work.batch),
-    accumulate=work.accumulate if name == 'train' else 1,
+    rows=work.counted['tokens'].shape[0],
+    length=work.counted['tokens'].shape[1],
+    images=_images(work.counted),
+    accumulate=work.accumulate if name in ACCUMULATED else 1,
     remat=work.model.runtime.remat,
     refusal=refusal,
     memory=_memory(compiled) if compiled else None,
@@ -298,8 +315,9 @@ def _largest(arguments, program, count: int = 6) -> list[hlo.Buffer]:
   return sorted(held + made, key=lambda buffer: -buffer.bytes)
 
 
-def _counts(name: str, work: Work, mesh: Mesh) -> dict[str, float]:
-  config, batch = work.model.config, work.batch
+def counts(name: str, work: Work, mesh: Mesh) -> dict[str, float]:
+  """FLOPs and bytes of a step, for `compile_lowered`."""
+  config, batch = work.model.config, work.counted
   remat = work.model.runtime.remat
   moved = flops.hbm_bytes(
     config,
@@ -308,9 +326,9 @@ def _counts(name: str, work: Work, mesh: Mesh) -> dict[str, float]:
     tensor_ways=mesh.shape['tensor'],
     remat=remat,
     train=name == 'train',
-    accumulate=work.accumulate if name == 'train' else 1,
+    accumulate=work.accumulate if name in ACCUMULATED else 1,
   )
-  if name == 'forward':
+  if name != 'train':
     model = hardware = flops.forward_flops(config, batch)
   else:
     model = flops.train_flops(config, batch, frozen=work.frozen)

@@ -47,7 +47,9 @@ log = logging.getLogger(__name__)
 Progress = Callable[[str, int], None]
 
 
-def load_checkpoint(made: job.Job, path: str, mesh) -> tuple[Any, str]:
+def load_checkpoint(
+  made: job.Job, path: str, mesh, flag: str = '--checkpoint'
+) -> tuple[Any, str]:
   """Parameters of a workdir's last good checkpoint or of a folder of weights.
 
   Averaged parameters are preferred where the run kept them.
@@ -64,14 +66,14 @@ def load_checkpoint(made: job.Job, path: str, mesh) -> tuple[Any, str]:
   if not (folder / 'checkpoints').exists():
     if not list(folder.glob('*.safetensors')):
       raise ValueError(
-        f'--checkpoint={path}: neither a workdir (no checkpoints/ in it) nor '
+        f'{flag}={path}: neither a workdir (no checkpoints/ in it) nor '
         'a folder of safetensors'
       )
     return job.load(made, path, shardings), str(folder)
   checkpoints = Checkpoints(folder / 'checkpoints')
   latest = checkpoints.latest()
   if latest is None:
-    raise ValueError(f'--checkpoint={path}: it holds no checkpoint yet')
+    raise ValueError(f'{flag}={path}: it holds no checkpoint yet')
   name = 'ema' if made.config.optimizer.ema else 'params'
   placed = jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(

@@ -37,6 +37,15 @@ def _shapes(config: ConfigDict, model: Any) -> dict[str, Any]:
   return job.batch_of(config.batch_size, job.row_specs(config, model)[-1])
 
 
+def _batch_itself(config: ConfigDict, model: Any) -> None:
+  del config, model
+
+
+def _rollout(config: ConfigDict) -> tuple[int, int, int]:
+  rollout = config.rollout
+  return rollout.rows, rollout.samples, rollout.new_tokens
+
+
 @dataclasses.dataclass(frozen=True)
 class Trainer:
   """What is particular to one kind of training.
@@ -51,6 +60,9 @@ class Trainer:
     shapes: (config, model) -> the global batch of a step as ShapeDtypeStructs.
     cached: the objective itself goes through the batch in config.accumulate
       parts, each embedded twice; the step takes it whole.
+    seen: (config, model) -> what goes through the model in a step, as
+      `vlm.models.flops.blocks` counts it; None: the batch.
+    rollout: config -> (prompts, continuations of each, longest) of its sampler.
     reference: config -> whether the state keeps the first parameters too.
     evaluate: (made, params, mesh, *, progress) -> {set: {'records', 'scores',
       'skipped'}}; None asks the task's questions (launch/evaluate.py).
@@ -66,6 +78,8 @@ class Trainer:
   model: Callable[[ConfigDict], Any] = _model
   shapes: Callable[[ConfigDict, Any], dict[str, Any]] = _shapes
   cached: bool = False
+  seen: Callable[[ConfigDict, Any], dict[str, Any] | None] = _batch_itself
+  rollout: Callable[[ConfigDict], tuple[int, int, int]] = _rollout
   reference: Callable[[ConfigDict], bool] = lambda config: False
   evaluate: Callable[..., dict[str, dict[str, Any]]] | None = None
   throughput: Callable[[Any, jax.sharding.Mesh], Throughput] | None = None
@@ -91,6 +105,8 @@ TRAINERS = {
     prepare=rl.prepare,
     batches=rl.batches,
     shapes=rl.shapes,
+    seen=rl.seen,
+    rollout=rl.rollout,
     reference=lambda config: config.rl.beta > 0,
     throughput=rl.throughput,
   ),

@@ -143,7 +143,9 @@ def _first_state(made, optimizer, mesh, checkpoints, batches, reference):
     return state, facts.progress
   shardings = state_shardings(abstract)['params']
   if config.init_from:
-    params, where = evaluate.load_checkpoint(made, config.init_from, mesh)
+    params, where = evaluate.load_checkpoint(
+      made, config.init_from, mesh, '--config.init_from'
+    )
     log.info('starting from %s', where)
   else:
     params = job.initial_params(made, shardings)

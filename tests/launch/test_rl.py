@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.common import base_config
 from launch import rl, train
+from tests import word_config
 
 TIMING = {'step_time', 'data_wait', 'eta', 'tokens_per_s', 'rollout/seconds'}
 
@@ -24,23 +24,8 @@ def every_program_is_cached():
 
 @pytest.fixture
 def config(tmp_path):
-  config = base_config()
-  config.task, config.objective = 'tests.word_task', 'grpo'
+  config = word_config.get_config()
   config.workdir = str(tmp_path / 'run')
-  config.steps, config.log_every, config.batch_size = 6, 2, 8
-  config.data.on_bad, config.data.max_bad_share = 'skip', 0.5
-  config.data.seq_len, config.data.units = 6, 0
-  config.model.vision = {
-    'image_size': 8, 'patch': 8, 'width': 8, 'depth': 1, 'heads': 1,
-    'mlp_width': 8,
-  }  # fmt: skip
-  config.model.decoder = {
-    'width': 16, 'depth': 1, 'heads': 2, 'kv_heads': 2, 'head_dim': 8,
-    'mlp_width': 32, 'tied_head': False,
-  }  # fmt: skip
-  config.optimizer.lr, config.optimizer.schedule = 1e-2, 'constant'
-  config.rl.group, config.rl.new_tokens = 8, 3
-  config.rl.table_every = 2
   return config
 
 
@@ -61,7 +46,7 @@ def test_the_reward_rises(config):
   assert rows[-1]['entropy'] < rows[0]['entropy']
   for row in rows:
     by_task = [
-      row[f'rollout/reward/share/{kind}'] for kind in ('long', 'short')
+      row[f'rollout.{kind}/reward/share'] for kind in ('long', 'short')
     ]
     assert min(by_task) <= row['rollout/reward/share'] <= max(by_task)
     # Sampler and trainer agree, and a group is not one completion eight times.
@@ -138,7 +123,7 @@ def test_a_failed_reward_costs_its_sample_and_not_the_run(config):
     ('data.packing', True, '--config.data.packing'),
     ('data.epochs', 1, '--config.data.epochs'),
     ('rollout.mesh.tensor', 3, '--config.mesh'),
-    ('init_from', 'nowhere', 'nowhere'),
+    ('init_from', 'nowhere', '--config.init_from=nowhere'),
     ('objective', 'grp', '--config.objective'),
   ],
 )

@@ -60,7 +60,9 @@ def blocks(
       (a whole VLM), or of a CLIP.
     batch: arrays (or anything with `shape`) under 'tokens' [B, T] and, with a
       tower, 'pixels': tiles [B, I, S, S, 3], or patches [B, S, V] and 'plan';
-      for a CLIP, pictures [B, S, S, 3].
+      for a CLIP, pictures [B, S, S, 3]. Maybe 'scored' [B, S], the positions
+      the head sees instead of all. The rows of pixels may be fewer: each is
+      encoded once.
     visible_only: count the half of causal attention that is visible (what the
       TPU kernel computes); otherwise all of it (what plain XLA computes).
 
@@ -78,10 +80,11 @@ def blocks(
     found += _tower(config, batch)
   rows, length = batch['tokens'].shape
   keys = (length + 1) / 2 if visible_only else length
-  return found + _decoder(decoder, rows * length, keys)
+  scored = math.prod(batch.get('scored', batch['tokens']).shape)
+  return found + _decoder(decoder, rows * length, keys, scored)
 
 
-def _decoder(config, tokens, keys) -> list[Block]:
+def _decoder(config, tokens, keys, scored) -> list[Block]:
   d, f = config.width, config.mlp_width
   queries = config.heads * config.head_dim
   pairs = config.kv_heads * config.head_dim
@@ -105,10 +108,10 @@ def _decoder(config, tokens, keys) -> list[Block]:
     Block(
       part='head',
       count=1,
-      products=2 * tokens * head,
+      products=2 * scored * head,
       attention=0,
       weights=head,
-      activations=tokens * (config.width + config.vocab_size),
+      activations=scored * (config.width + config.vocab_size),
       remat=False,
     ),
   ]

@@ -34,6 +34,7 @@ from vlm.sharding.batch import batch_sharding, microbatches
 from vlm.train.step import Objective
 
 PROMPT = ('tokens', 'segment_ids', 'positions', 'pixels', 'plan')
+READ = (*PROMPT, 'completions', 'lengths')  # what log-probabilities depend on
 
 
 def grpo(

@@ -30,7 +30,6 @@ MORE = {
   ONE: 'arm=marker,labels=1',
   TEN: 'arm=marker,images=800,labels=10',
   HUNDRED: 'arm=marker,images=80,labels=100',
-  '500 images': 'arm=marker,images=500',
   '2,000 images': 'arm=marker,images=2000',
   '32,000 images': 'arm=marker,images=32000',
 }
@@ -48,7 +47,6 @@ DIFFERENCES = (
 )
 # Arms along which only the number of pictures grows.
 SCALE = {
-  500: '500 images',
   2000: '2,000 images',
   8000: METHOD,
   32000: '32,000 images',

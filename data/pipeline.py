@@ -34,6 +34,13 @@ Towers that see patches of images at their own size (data/patches.py):
     plan/frame     int32 [B, S]      number of its frame, 0 in an empty slot
     plan/token     int32 [B, M]      the block of patches a visual token is
 
+Pairs of a picture and a text (data/pairs.py) have no others than these:
+
+    pixels    uint8 [B, S, S, 3]  one picture, of the tower's size
+    tokens    int32 [B, T]        ids up to the end token, then zeros
+    text_ids  int32 [B]           equal where texts are, above 0; 0 is padding
+    cut       float32 [B]         1 where the text was longer than T
+
 B rows, T tokens, I tiles of S pixels with P tower tokens, S patches of V
 numbers, M visual tokens, K = 1 (gather) or 4 (bilinear); V videos of F temporal
 units of N tokens. Padding is on the

@@ -26,6 +26,7 @@ REASONS = (
   'missing depth',
   'no usable label',
   'bad score',
+  'empty text',
 )
 NAMED_PER_REASON = 3
 

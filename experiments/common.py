@@ -48,6 +48,18 @@ def flashvid_fields() -> dict[str, Any]:
   return fields | {'layer': config_dict.placeholder(int)}
 
 
+def contrastive_fields() -> dict[str, Any]:
+  """What `config.objective='contrastive'` reads beside the base config."""
+  return {
+    'loss': 'softmax',  # or 'sigmoid' (vlm/losses/contrastive.py)
+    'share_equal': False,  # rows of equal texts are each other's positives
+    'max_scale': 100.0,  # largest inverse temperature
+    'block': 1024,  # a side of the largest tile of logits on a device
+    'texts': 0,  # a row's first texts, of which one is drawn; 0: of all
+    'protocol': 'all',  # of evaluation, see vlm/metrics/retrieval.py
+  }
+
+
 def _data_fields() -> dict[str, Any]:
   return {
     'path': '',

@@ -36,6 +36,18 @@ A task may also have
 
 and '_'-keys of an example travel with its batch on the host.
 
+A task of the objective 'contrastive' has no chat; it has
+
+  task.tokenizer_json()  the text tower's tokenizer.json
+  task.train_rows()      as above
+  task.pair(row, rng)    (picture, text) of a row, or BadRecord
+  task.eval_sets()       {name: sequence of rows}
+  task.texts(row)        (picture, all its texts), or BadRecord
+
+and may have
+
+  task.probe(rows, vectors)  {metric: value} of the rows' image embeddings
+
 `images` are uint8 arrays [H, W, 3] or lists of frames.
 """
 

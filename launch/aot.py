@@ -31,10 +31,13 @@ from vlm.train.step import Objective, make_eval_step, make_step
 # part to need no gradients.
 PARTS = (
   ('vision', r'vision/.*'),
+  ('text', r'text/.*'),
   ('projector', r'projector/.*'),
   ('decoder', r'decoder/layers/.*'),
   ('head', r'decoder/(head|embed)/.*'),
 )
+# Steps that take a batch in microbatches.
+ACCUMULATED = 'train', 'logprobs'
 # Enough to compile what does not fit, in order to see what it would hold.
 UNBOUNDED = 64
 
@@ -50,7 +53,11 @@ class Work:
     batch: nested dict of ShapeDtypeStruct, the global batch of one step.
     mesh: mapping with `data`, `fsdp`, `tensor`.
     accumulate: microbatches per step.
+    cached: the objective makes them itself, and embeds each twice.
     ema: decay of averaged parameters, 0 for none.
+    reference: whether the state keeps the first parameters.
+    seen: what goes through the model, as `flops.blocks` counts it, where that
+      is not the batch.
     rules: sharding table.
   """
 
@@ -60,8 +67,16 @@ class Work:
   batch: dict[str, Any]
   mesh: Any
   accumulate: int = 1
+  cached: bool = False
   ema: float = 0.0
+  reference: bool = False
+  seen: dict[str, Any] | None = None
   rules: Any = DEFAULT_RULES
+
+  @property
+  def counted(self) -> dict[str, Any]:
+    """The shapes that reports are about."""
+    return self.seen or self.batch
 
   @property
   def frozen(self) -> tuple[str, ...]:
@@ -102,14 +117,19 @@ def compile_train(
   mesh = make_mesh(work.mesh, topologies.abstract_devices(wanted))
   check_batch_size(mesh, _rows(work), work.accumulate)
   state = abstract_state(
-    work.model.abstract_params, work.optimizer, mesh, work.rules, ema=work.ema
+    work.model.abstract_params,
+    work.optimizer,
+    mesh,
+    work.rules,
+    ema=work.ema,
+    reference=work.reference,
   )
   step = make_step(
     work.objective,
     work.optimizer,
     mesh=mesh,
     state_shardings=state_shardings(state),
-    accumulate=work.accumulate,
+    accumulate=1 if work.cached else work.accumulate,
     ema=work.ema,
   )
   arguments = {'state': state, 'batch': placed(work.batch, mesh)}
@@ -120,7 +140,7 @@ def compile_train(
     mesh,
     lambda: step.lower(*arguments.values()),
     arguments,
-    _counts('train', work, mesh),
+    counts('train', work, mesh),
     log,
     limit=limit,
     options=options,
@@ -152,7 +172,7 @@ def compile_forward(
     mesh,
     lambda: step.lower(*arguments.values()),
     arguments,
-    _counts('forward', work, mesh),
+    counts('forward', work, mesh),
     log,
     limit=limit,
     options=options,
@@ -203,7 +223,7 @@ def compile_lowered(
 
   Args:
     name: of the step.
-    work: has `model`, `batch` and `accumulate`.
+    work: has `model`, `counted` and `accumulate`.
     wanted: the slice to compile for.
     mesh: over its devices.
     lower: makes the lowered step.
@@ -234,10 +254,10 @@ def compile_lowered(
     step=name,
     slice=wanted,
     mesh=dict(mesh.shape),
-    rows=_rows(work),
-    length=work.batch['tokens'].shape[1],
-    images=_images(work.batch),
-    accumulate=work.accumulate if name == 'train' else 1,
+    rows=work.counted['tokens'].shape[0],
+    length=work.counted['tokens'].shape[1],
+    images=_images(work.counted),
+    accumulate=work.accumulate if name in ACCUMULATED else 1,
     remat=work.model.runtime.remat,
     refusal=refusal,
     memory=_memory(compiled) if compiled else None,
@@ -254,6 +274,8 @@ def _images(batch: dict[str, Any]) -> str:
   if 'pixels' not in batch:
     return 'no images'
   shape = batch['pixels'].shape
+  if len(shape) == 4:
+    return '1 image'
   return f'{shape[1]:,} {"tiles" if len(shape) == 5 else "patches"}'
 
 
@@ -293,8 +315,9 @@ def _largest(arguments, program, count: int = 6) -> list[hlo.Buffer]:
   return sorted(held + made, key=lambda buffer: -buffer.bytes)
 
 
-def _counts(name: str, work: Work, mesh: Mesh) -> dict[str, float]:
-  config, batch = work.model.config, work.batch
+def counts(name: str, work: Work, mesh: Mesh) -> dict[str, float]:
+  """FLOPs and bytes of a step, for `compile_lowered`."""
+  config, batch = work.model.config, work.counted
   remat = work.model.runtime.remat
   moved = flops.hbm_bytes(
     config,
@@ -303,15 +326,17 @@ def _counts(name: str, work: Work, mesh: Mesh) -> dict[str, float]:
     tensor_ways=mesh.shape['tensor'],
     remat=remat,
     train=name == 'train',
-    accumulate=work.accumulate if name == 'train' else 1,
+    accumulate=work.accumulate if name in ACCUMULATED else 1,
   )
-  if name == 'forward':
+  if name != 'train':
     model = hardware = flops.forward_flops(config, batch)
   else:
     model = flops.train_flops(config, batch, frozen=work.frozen)
     hardware = flops.hardware_flops(
       config, batch, remat=remat, frozen=work.frozen
     )
+    if work.cached and work.accumulate > 1:
+      hardware += flops.forward_flops(config, batch)
   return {
     'model_flops': model,
     'hardware_flops': hardware,

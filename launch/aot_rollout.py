@@ -47,6 +47,11 @@ class Rollout:
   # One microbatch; see `aot.Work`.
   accumulate: int = dataclasses.field(default=1, init=False)
 
+  @property
+  def counted(self) -> dict[str, Any]:
+    """The shapes that reports are about."""
+    return self.batch
+
 
 def compile_step(
   step: str,

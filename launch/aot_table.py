@@ -25,10 +25,10 @@ HEADER = (
 NOTE = (
   'Memory is what the TPU compiler reports; step times are rooflines (perfect '
   'overlap), nothing here ran on a TPU. `train` is a full AdamW step with '
-  'float32 masters; `prefill` and `decode` are the sampler with bfloat16 '
-  'parameters, `decode` per token.'
+  'float32 masters; `logprobs` is what RL asks of the reference; `prefill` and '
+  '`decode` are the sampler with bfloat16 parameters, `decode` per token.'
 )
-ORDER = ('train', 'forward', 'prefill', 'decode')
+ORDER = ('train', 'logprobs', 'forward', 'prefill', 'decode')
 
 
 def row_of(table: str, model: str, report: aot_report.Report) -> dict[str, Any]:

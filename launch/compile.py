@@ -26,6 +26,7 @@ from experiments import task as tasks
 from launch import (
   aot,
   aot_report,
+  aot_rl,
   aot_rollout,
   aot_table,
   job,
@@ -34,7 +35,7 @@ from launch import (
 )
 
 FLAGS = flags.FLAGS
-STEPS = 'train', 'forward', *aot_rollout.STEPS
+STEPS = 'train', 'logprobs', 'forward', *aot_rollout.STEPS
 
 
 def define_flags() -> None:
@@ -52,10 +53,8 @@ def work_of(config: ConfigDict) -> aot.Work:
   """The training job of a config, as shapes."""
   config = config.copy_and_resolve_references()
   _name_kernels(config)
-  # A published checkpoint's shapes are known without its tokenizer.
-  chat = None if config.model.preset else tasks.load(config).chat()
-  model = job.model_of(config, chat)
   trainer = objectives.trainer_of(config)
+  model = trainer.model(config)
   return aot.Work(
     model=model,
     objective=trainer.objective(config, model),
@@ -63,22 +62,26 @@ def work_of(config: ConfigDict) -> aot.Work:
     batch=trainer.shapes(config, model),
     mesh=config.mesh,
     accumulate=config.accumulate,
+    cached=trainer.cached,
     ema=config.optimizer.ema,
+    reference=trainer.reference(config),
+    seen=trainer.seen(config, model),
   )
 
 
 def rollout_of(config: ConfigDict) -> aot_rollout.Rollout:
-  """The sampling of `config.rollout`, as shapes; bfloat16 parameters."""
+  """The sampling of a config, as shapes; bfloat16 parameters."""
   config = config.copy_and_resolve_references()
   low = {'dtype': 'bfloat16', 'param_dtype': 'bfloat16', 'remat': 'none'}
   config.runtime.update(low)
   _name_kernels(config)
   chat = None if config.model.preset else tasks.load(config).chat()
-  model, rollout = job.model_of(config, chat), config.rollout
-  batch = job.batch_of(rollout.rows, job.row_specs(config, model)[-1])
+  model, trainer = job.model_of(config, chat), objectives.trainer_of(config)
+  rows, samples, new_tokens = trainer.rollout(config)
+  batch = job.batch_of(rows, job.row_specs(config, model)[-1])
   del batch['loss_mask']
   return aot_rollout.Rollout(
-    model, batch, rollout.mesh, rollout.samples, rollout.new_tokens
+    model, batch, config.rollout.mesh, samples, new_tokens
   )
 
 
@@ -110,6 +113,14 @@ def _compile(step: str, config: ConfigDict, wanted) -> aot_report.Report:
   work = work_of(config)
   if step == 'train':
     return aot.compile_train(work, wanted, log=_log)
+  if step == 'logprobs':
+    if config.objective != 'grpo':
+      raise ValueError(
+        f'--steps=logprobs: --config.objective={config.objective!r} has no '
+        "completions to read, expected 'grpo'"
+      )
+    chunk = config.loss_chunk
+    return aot_rl.compile_logprobs(work, wanted, loss_chunk=chunk, log=_log)
   work = dataclasses.replace(work, batch=_microbatch(work))
   return aot.compile_forward(work, wanted, log=_log)
 
@@ -163,6 +174,8 @@ def _run_table() -> list[aot_report.Report]:
     changed.update_from_flattened_dict(changes)
     found = compile_for(changed, topologies.parse(name), FLAGS.steps)
     label = config.model.preset or config.task
+    if config.objective != 'sft':
+      label += f' ({config.objective})'
     rows = [aot_table.row_of(config.table, label, report) for report in found]
     aot_table.write_tables(aot_table.update(rows))
     reports += found

@@ -35,6 +35,7 @@ from launch import (
   distributed,
   iqa_benchmark,
   job,
+  objectives,
   reduction,
 )
 from vlm.rollout.sampler import prepare, sample
@@ -49,7 +50,9 @@ log = logging.getLogger(__name__)
 Progress = Callable[[str, int], None]
 
 
-def load_checkpoint(made: job.Job, path: str, mesh) -> tuple[Any, str]:
+def load_checkpoint(
+  made: job.Job, path: str, mesh, flag: str = '--checkpoint'
+) -> tuple[Any, str]:
   """Parameters of a workdir's last good checkpoint or of a folder of weights.
 
   Averaged parameters are preferred where the run kept them.
@@ -66,14 +69,14 @@ def load_checkpoint(made: job.Job, path: str, mesh) -> tuple[Any, str]:
   if not (folder / 'checkpoints').exists():
     if not list(folder.glob('*.safetensors')):
       raise ValueError(
-        f'--checkpoint={path}: neither a workdir (no checkpoints/ in it) nor '
+        f'{flag}={path}: neither a workdir (no checkpoints/ in it) nor '
         'a folder of safetensors'
       )
     return job.load(made, path, shardings), str(folder)
   checkpoints = Checkpoints(folder / 'checkpoints')
   latest = checkpoints.latest()
   if latest is None:
-    raise ValueError(f'--checkpoint={path}: it holds no checkpoint yet')
+    raise ValueError(f'{flag}={path}: it holds no checkpoint yet')
   name = 'ema' if made.config.optimizer.ema else 'params'
   placed = jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
@@ -97,6 +100,28 @@ def assistant_of(made: job.Job, params: Any, mesh) -> Assistant:
 
 def _eos(made: job.Job) -> int:
   return made.chat.tokenizer.token_to_id(made.chat.variables['eos_token'])
+
+
+def evaluate_job(
+  made: Any,
+  params: Any,
+  mesh,
+  *,
+  progress: Progress = lambda name, done: None,
+) -> dict[str, dict[str, Any]]:
+  """What the objective's own evaluation says, or else `evaluate`.
+
+  Args:
+    made: from `objectives.trainer_of(config).prepare`.
+    params: parameters on `mesh`.
+    mesh: the mesh.
+    progress: called with the set's name and what is done so far.
+
+  Returns:
+    {set: {'records': [...], 'scores': {...}, 'skipped': {...}}}.
+  """
+  run = objectives.trainer_of(made.config).evaluate or evaluate
+  return run(made, params, mesh, progress=progress)
 
 
 def evaluate(
@@ -238,18 +263,18 @@ def _check_flags() -> None:
 
 def _run_config(config: Any) -> None:
   mesh = mesh_lib.make_mesh(config.mesh)
-  made = job.prepare(config)
+  made = objectives.trainer_of(config).prepare(config)
   params, source = load_checkpoint(made, flags.FLAGS.checkpoint, mesh)
   if hasattr(made.task, 'adopt'):
     made.task.adopt(flags.FLAGS.checkpoint)
   with console.Counter() as counter:
-    results = evaluate(made, params, mesh, progress=counter)
+    found = evaluate_job(made, params, mesh, progress=counter)
   folder = epath.Path(
     flags.FLAGS.output or f'{flags.FLAGS.checkpoint}/evaluation'
   )
   if jax.process_index() == 0:
-    write(folder, results, config, source)
-    console.print_scores(results)
+    write(folder, found, config, source)
+    console.print_scores(found)
     console.say(f'scores and predictions: {folder}')
 
 

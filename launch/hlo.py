@@ -165,7 +165,8 @@ class Program:
     """Every collective, once each, with its executions per step.
 
     The TPU compiler spreads an asynchronous collective over several fusions
-    that all carry its channel; those count as one.
+    that all carry its channel; those count as one. Permutes are never spread,
+    and all those that a program writes itself are of channel 1.
     """
     found: dict[tuple, Collective] = {}
     for computation, lines in self.computations.items():
@@ -178,7 +179,9 @@ class Program:
           continue
         one = _collective(kind, line, times, computation)
         channel = re.search(r'channel_id=(\d+)', line.rest)
-        key = (kind, channel.group(1)) if channel else (computation, line.name)
+        key = (computation, line.name)
+        if channel and kind != 'collective-permute':
+          key = (kind, channel.group(1))
         if key not in found or found[key].times < times:
           found[key] = one
     return list(found.values())

@@ -58,6 +58,20 @@ class Job:
     clips = dataclasses.replace(clips, prune=self.model.prune)
     return dataclasses.replace(self.spec, clips=clips)
 
+  @property
+  def tokenizer_json(self) -> str:
+    """Of the chat."""
+    return self.chat.tokenizer_json
+
+  @property
+  def rows(self) -> str:
+    """Shapes of the rows, in words."""
+    return '; '.join(
+      f'{tokens:,} tokens, {units:,} {spec.units}, {visual:,} visual tokens'
+      for spec in self.specs
+      for tokens, units, visual in [pack.row_size(spec)]
+    )
+
 
 def runtime_of(config: ConfigDict) -> Runtime:
   """The runtime; 'auto' attention is the TPU kernel where there is a TPU."""

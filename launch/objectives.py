@@ -11,7 +11,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from launch import job, rl
+from experiments import task as tasks
+from launch import job, pairs, rl
 from vlm.train.metrics import Throughput
 from vlm.train.sft import sft
 from vlm.train.step import Objective
@@ -26,8 +27,23 @@ def _batches(made: Any, mesh: jax.sharding.Mesh) -> Any:
   return job.training_batches(made, jax.process_index(), jax.process_count())
 
 
+def _model(config: ConfigDict) -> Any:
+  # A published checkpoint's shapes are known without its tokenizer.
+  chat = None if config.model.preset else tasks.load(config).chat()
+  return job.model_of(config, chat)
+
+
 def _shapes(config: ConfigDict, model: Any) -> dict[str, Any]:
   return job.batch_of(config.batch_size, job.row_specs(config, model)[-1])
+
+
+def _batch_itself(config: ConfigDict, model: Any) -> None:
+  del config, model
+
+
+def _rollout(config: ConfigDict) -> tuple[int, int, int]:
+  rollout = config.rollout
+  return rollout.rows, rollout.samples, rollout.new_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,24 +56,47 @@ class Trainer:
       the fields of `job.Job` that launch.train reads.
     batches: (made, mesh) -> the iterator of this process's batches; it has
       `close` and `stats`, and a state if the run is to be resumed.
+    model: config -> the model alone, for launch.compile.
     shapes: (config, model) -> the global batch of a step as ShapeDtypeStructs.
+    cached: the objective itself goes through the batch in config.accumulate
+      parts, each embedded twice; the step takes it whole.
+    seen: (config, model) -> what goes through the model in a step, as
+      `vlm.models.flops.blocks` counts it; None: the batch.
+    rollout: config -> (prompts, continuations of each, longest) of its sampler.
     reference: config -> whether the state keeps the first parameters too.
+    evaluate: (made, params, mesh, *, progress) -> {set: {'records', 'scores',
+      'skipped'}}; None asks the task's questions (launch/evaluate.py).
     throughput: (made, mesh) -> what a step costs, for the log; None counts one
       pass over the rows of a batch.
     scores: (made, params, mesh) -> {'<set>/<metric>': value}, at eval.every;
-      None asks the task's questions.
+      None takes them from `evaluate`.
   """
 
   objective: Callable[[ConfigDict, Any], Objective]
   prepare: Callable[[ConfigDict], Any] = _prepare
   batches: Callable[[Any, jax.sharding.Mesh], Any] = _batches
+  model: Callable[[ConfigDict], Any] = _model
   shapes: Callable[[ConfigDict, Any], dict[str, Any]] = _shapes
+  cached: bool = False
+  seen: Callable[[ConfigDict, Any], dict[str, Any] | None] = _batch_itself
+  rollout: Callable[[ConfigDict], tuple[int, int, int]] = _rollout
   reference: Callable[[ConfigDict], bool] = lambda config: False
+  evaluate: Callable[..., dict[str, dict[str, Any]]] | None = None
   throughput: Callable[[Any, jax.sharding.Mesh], Throughput] | None = None
   scores: Callable[..., Mapping[str, float]] | None = None
 
 
 TRAINERS = {
+  'contrastive': Trainer(
+    pairs.objective,
+    prepare=pairs.prepare,
+    batches=pairs.training_batches,
+    model=pairs.model_of,
+    shapes=pairs.shapes,
+    cached=True,
+    evaluate=pairs.evaluate,
+    throughput=pairs.throughput,
+  ),
   'sft': Trainer(
     lambda config, model: sft(model, loss_chunk=config.loss_chunk)
   ),
@@ -66,6 +105,8 @@ TRAINERS = {
     prepare=rl.prepare,
     batches=rl.batches,
     shapes=rl.shapes,
+    seen=rl.seen,
+    rollout=rl.rollout,
     reference=lambda config: config.rl.beta > 0,
     throughput=rl.throughput,
   ),

@@ -7,6 +7,7 @@ whole (or only over tensor) to sample, since a new token reads all of them.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from data.examples import left_padded
 from data.records import BadRecord
 from launch import job
 from vlm.losses.policy import PolicySettings
+from vlm.models import flops
 from vlm.rollout import sampler
 from vlm.rollout.groups import Roller
 from vlm.rollout.on_policy import OnPolicy
@@ -31,9 +33,9 @@ from vlm.rollout.table import SampleTable
 from vlm.sharding import mesh as mesh_lib
 from vlm.sharding import rules
 from vlm.sharding.batch import to_global
-from vlm.train.metrics import Throughput
+from vlm.train.metrics import Throughput, peak_flops
 from vlm.train.optimizer import merge
-from vlm.train.rl import PROMPT, grpo, make_logprobs
+from vlm.train.rl import READ, grpo, make_logprobs
 from vlm.train.step import Objective
 
 TRIED = 8  # rows of a source, until one can be asked about
@@ -99,6 +101,27 @@ def shapes(config: ConfigDict, model: Any) -> dict[str, Any]:
   }
 
 
+def rollout(config: ConfigDict) -> tuple[int, int, int]:
+  """Prompts, completions of each, longest completion."""
+  return config.batch_size, config.rl.group, config.rl.new_tokens
+
+
+def seen(config: ConfigDict, model: Any) -> dict[str, Any]:
+  """What goes through the model in a step, as `flops.blocks` counts it.
+
+  Every completion behind its prompt; the head sees completions alone, the tower
+  a picture once for all of them.
+  """
+  batch = shapes(config, model)
+  prompt, _ = model.lengths(batch)
+  rows, tokens = config.batch_size * config.rl.group, config.rl.new_tokens
+  shown = {k: v for k, v in batch.items() if k in ('pixels', 'plan')}
+  return shown | {
+    'tokens': jax.ShapeDtypeStruct((rows, prompt + tokens), jnp.int32),
+    'scored': jax.ShapeDtypeStruct((rows, tokens), jnp.int32),
+  }
+
+
 def _needed(settings: ConfigDict) -> tuple[str, ...]:
   """Log-probabilities that a pass of its own finds out."""
   old = settings.updates > 1 or settings.ahead
@@ -106,11 +129,13 @@ def _needed(settings: ConfigDict) -> tuple[str, ...]:
 
 
 def throughput(made: job.Job, mesh: jax.sharding.Mesh) -> Throughput:
-  """Positions that a step trains on; drawing them takes longer."""
-  del mesh  # Rates are of the job.
-  config = made.config
-  length = made.spec.seq_len + config.rl.new_tokens
-  return Throughput(tokens=config.batch_size * config.rl.group * length)
+  """Positions and FLOPs of one update; a step's time holds the sampling too."""
+  shapes = seen(made.config, made.model)
+  return Throughput(
+    tokens=math.prod(shapes['tokens'].shape),
+    flops=flops.train_flops(made.model.config, shapes),
+    peak=peak_flops(list(mesh.devices.flat)),
+  )
 
 
 def batches(made: job.Job, mesh: jax.sharding.Mesh) -> OnPolicy:
@@ -269,10 +294,9 @@ def _logprobs(made: job.Job, mesh):
   )
 
   def logprobs(state: Mapping[str, Any], batch: Mapping) -> dict[str, Any]:
-    wanted = (*PROMPT, 'completions', 'lengths')
     found = {}
     if needed:
-      batch = to_global({k: batch[k] for k in wanted if k in batch}, mesh)
+      batch = to_global({k: batch[k] for k in READ if k in batch}, mesh)
     for name in needed:
       params = state['params']
       if name == 'reference_logprobs':

@@ -22,7 +22,6 @@ from absl import app, flags
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
-from data.pack import row_size
 from launch import console, distributed, evaluate, job, objectives, reduction
 from vlm.models import flops
 from vlm.sharding import mesh as mesh_lib
@@ -92,7 +91,7 @@ def run(
       optimizer,
       mesh=mesh,
       state_shardings=state_shardings(state),
-      accumulate=config.accumulate,
+      accumulate=1 if trainer.cached else config.accumulate,
       seed=config.seed,
       ema=config.optimizer.ema,
     )
@@ -144,7 +143,9 @@ def _first_state(made, optimizer, mesh, checkpoints, batches, reference):
     return state, facts.progress
   shardings = state_shardings(abstract)['params']
   if config.init_from:
-    params, where = evaluate.load_checkpoint(made, config.init_from, mesh)
+    params, where = evaluate.load_checkpoint(
+      made, config.init_from, mesh, '--config.init_from'
+    )
     log.info('starting from %s', where)
   else:
     params = job.initial_params(made, shardings)
@@ -167,19 +168,12 @@ def _start(workdir: epath.Path, made: job.Job, mesh) -> None:
       notes=rules.relaxations(mesh, abstract),
     ).text(),
   )
-  log.info(
-    'row shapes, one compilation each: %s',
-    '; '.join(
-      f'{tokens:,} tokens, {units:,} {spec.units}, {visual:,} visual tokens'
-      for spec in made.specs
-      for tokens, units, visual in [row_size(spec)]
-    ),
-  )
+  log.info('row shapes, one compilation each: %s', made.rows)
   if jax.process_index() == 0:
     workdir.mkdir(parents=True, exist_ok=True)
     settings = made.config.to_json_best_effort(indent=1)
     (workdir / 'config.json').write_text(settings)
-    (workdir / 'tokenizer.json').write_text(made.chat.tokenizer_json)
+    (workdir / 'tokenizer.json').write_text(made.tokenizer_json)
     if hasattr(made.task, 'files'):
       for name, text in made.task.files().items():
         (workdir / name).write_text(text)
@@ -189,7 +183,7 @@ def _scores(made: job.Job, params: Any, mesh) -> dict[str, float]:
   """The task's scores as '<set>/<metric>', which `keep_best` may name."""
   return {
     f'{name}/{metric}': float(np.ravel(value)[0])
-    for name, result in evaluate.evaluate(made, params, mesh).items()
+    for name, result in evaluate.evaluate_job(made, params, mesh).items()
     for metric, value in result['scores'].items()
   }
 

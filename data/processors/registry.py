@@ -78,6 +78,7 @@ FAMILIES = {
 
 # model_type -> processor of a model's frozen config, as published
 MODELS = {
+  'clip': lambda config: Crop(*2 * (config.vision.image_size,)),
   'qwen2_5_vl': lambda config: Qwen25VLProcessor.of_tower(config.vision),
   'qwen3_vl': lambda config: Qwen3VLProcessor.of_tower(config.vision),
   'internvl': lambda config: InternVLProcessor(

@@ -47,12 +47,20 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.rl.new_tokens = config.eval.max_new_tokens
   # As many answers as SFT has samples in a step.
   config.batch_size //= config.rl.group
-  if options.size != 'full':
+  if options.size == 'full':
+    _slices(config)
+  else:
     _short(config, options.size == 'smoke')
-  config.rollout.rows = config.batch_size
-  config.rollout.samples = config.rl.group
-  config.rollout.new_tokens = config.rl.new_tokens
   return config
+
+
+def _slices(config: ConfigDict) -> None:
+  """One prompt with its answers at a time on every pair of chips of v5e."""
+  config.mesh.tensor = config.rollout.mesh.tensor = 2
+  config.accumulate = 5
+  config.slices = tuple(
+    (name, {'accumulate': 5}) for name in ('v5e:8x8', 'v6e:8x8', 'v5p:2x4x4')
+  )
 
 
 def _short(config: ConfigDict, smoke: bool) -> None:

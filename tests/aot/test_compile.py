@@ -121,11 +121,11 @@ def test_bad_flags(arguments, message):
   assert done.returncode == 1 and message in done.stderr
 
 
-def command(size, *arguments):
+def command(size, *arguments, file='experiments/depthlm/depthlm.py'):
   return subprocess.run(
     [
       *(sys.executable, '-m', 'launch.compile'),
-      f'--config=experiments/depthlm/depthlm.py:{size}',
+      f'--config={file}:{size}',
       *arguments,
     ],
     cwd=ROOT,
@@ -158,6 +158,21 @@ def test_the_sampler_compiles():
   assert 'prefill step on v5e:2x2 (4 chips, data=2 fsdp=1 tensor=2)' in prefill
   # Two layers reduce over heads and ffn; a token moves little else.
   assert 'all-reduce over 2:' in decode and 'bound by HBM' in decode
+
+
+@pytest.mark.aot
+def test_a_step_of_rl_compiles():
+  """With the reference it keeps, and the pass that asks it."""
+  done = command(
+    'smoke',
+    *('--topology=v5e:2x2', '--steps=train,logprobs'),
+    file='experiments/depthlm/grpo.py',
+  )
+  assert done.returncode == 0, done.stderr
+  # Four prompts of 44 tokens, eight answers of 8 behind each.
+  for step in ('train', 'logprobs'):
+    said = f'{step} step on v5e:2x2 (4 chips, data=1 fsdp=4 tensor=1): 32 x 52'
+    assert said in done.stdout
 
 
 @pytest.mark.aot

@@ -14,7 +14,7 @@ from data.sources import depth, posed_pairs, room_rows
 from data.worlds import rooms
 from experiments.depthlm import depthlm, full, grpo, rows, score
 from experiments.depthlm.task import Task
-from launch import evaluate, job, train
+from launch import evaluate, job, topologies, train
 from vlm.convert import folder as folders
 from vlm.methods.depthlm import facts, sample, tasks
 from vlm.models import registry
@@ -271,14 +271,15 @@ class TestFull:
 class TestGRPO:
   def test_the_config_stands(self):
     config = grpo.get_config('smoke,reward=delta1')
-    assert config.rl.group == config.rollout.samples == 8
     assert config.reward == 'delta1'
     with pytest.raises(ValueError, match='reward='):
       grpo.get_config('full,reward=l2')
     whole = grpo.get_config('full')
     sft = depthlm.get_config('full,model=qwen2.5-vl-3b')
-    assert whole.rollout.rows == whole.batch_size
     assert whole.batch_size * whole.rl.group == sft.batch_size
+    for name, changes in whole.slices:
+      ways = topologies.parse(name).chips // whole.mesh.tensor
+      assert whole.batch_size % (ways * changes['accumulate']) == 0
 
   def test_it_goes_on_from_a_short_sft(self, tmp_path):
     sft = depthlm.get_config('smoke')
@@ -288,7 +289,7 @@ class TestGRPO:
     train.run(sft)
     config = grpo.get_config('smoke')
     config.rooms = sft.rooms
-    config.batch_size = config.rollout.rows = 8  # of eight devices
+    config.batch_size = 8  # of eight devices
     config.workdir, config.init_from = str(tmp_path / 'rl'), sft.workdir
     rows = []
     train.run(config, report_row=rows.append)

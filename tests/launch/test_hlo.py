@@ -91,6 +91,23 @@ def test_one_channel_is_one_collective():
   assert (scatter.times, scatter.group, scatter.sent) == (1, 4, 192)
 
 
+def test_permutes_of_one_channel_are_several():
+  start = '%{} = (f32[{}], f32[{}]) collective-permute-start(%g), channel_id=1'
+  pairs = ', source_target_pairs={{0,1},{1,0}}'
+  lines = [
+    '  ' + start.format(f'ring.{size}', size, size) + pairs for size in (4, 16)
+  ]
+  program = hlo.Program(
+    PROGRAM.replace('  %big', '\n'.join([*lines, '  %big']))
+  )
+  found = [
+    (one.times, one.group, one.sent)
+    for one in program.collectives()
+    if one.kind == 'collective-permute'
+  ]
+  assert found == [(1, 2, 16), (1, 2, 64)]
+
+
 def test_largest_buffers_leave_out_what_stays_on_the_chip():
   first = hlo.Program(PROGRAM).largest(1)[0]
   assert (first.bytes, first.shape) == (4 * 8192, 'f32[1024,8]')

@@ -247,3 +247,18 @@ def test_bytes_shrink_with_shards_but_not_the_gathered_weights():
   assert many < one / 10
   assert many > 3 * 2 * 2 * weights
   assert count(batch_ways=1, tensor_ways=1, train=False) < one / 3
+
+
+def test_the_head_counts_what_it_scores_and_the_tower_its_own_rows():
+  """As in RL: three completions of each prompt, scored without the prompt."""
+  rows, length, scored = 6, 64, 10
+  shapes = batch(2) | {
+    'tokens': jax.ShapeDtypeStruct((rows, length), jnp.int32),
+    'scored': jax.ShapeDtypeStruct((rows, scored), jnp.int32),
+  }
+  found = {b.part: b for b in flops.blocks(CONFIG, shapes)}
+  whole = {b.part: b for b in flops.blocks(CONFIG, batch(rows))}
+  pair = {b.part: b for b in flops.blocks(CONFIG, batch(2))}
+  assert found['head'].products * length == whole['head'].products * scored
+  assert found['decoder'] == whole['decoder']
+  assert found['vision'] == pair['vision']

@@ -6,7 +6,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from vlm.sharding.mesh import MeshShape, check_batch_size, make_mesh
+from vlm.sharding.mesh import MeshShape, check_batch_size, make_mesh, reshaped
 
 
 def test_minus_one_takes_the_rest():
@@ -63,3 +63,12 @@ def test_batch_size_must_split():
     assert word in str(error.value)
   with pytest.raises(ValueError, match='accumulate=0'):
     check_batch_size(mesh, 8, accumulate=0)
+
+
+def test_another_shape_keeps_the_order_of_the_devices():
+  mesh = make_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
+  wide = reshaped(mesh, {'data': -1, 'fsdp': 1, 'tensor': 1})
+  assert dict(wide.shape) == {'data': 8, 'fsdp': 1, 'tensor': 1}
+  assert list(wide.devices.flat) == list(mesh.devices.flat)
+  with pytest.raises(ValueError, match='--config.mesh.tensor=3'):
+    reshaped(mesh, {'data': 1, 'fsdp': -1, 'tensor': 3})

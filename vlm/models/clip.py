@@ -104,11 +104,20 @@ class ClipTextConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ClipConfig:
-  """Facts of a CLIP checkpoint."""
+  """Facts of a CLIP checkpoint.
+
+  Attributes:
+    vision: of the image tower.
+    text: of the text tower.
+    embedding: width of the space both share.
+    logit_bias: has a bias beside the temperature, as SigLIP's loss wants; no
+      published CLIP has one.
+  """
 
   vision: ClipVisionConfig = ClipVisionConfig()
   text: ClipTextConfig = ClipTextConfig()
   embedding: int = 512
+  logit_bias: bool = False
   model_type: str = 'clip'
 
   @classmethod
@@ -208,10 +217,13 @@ class _Modules(nnx.Module):
     self.text = ClipText(config.text, runtime, rngs)
     self.vision_projection = project(config.vision.width)
     self.text_projection = project(config.text.width)
-    # The published start, a temperature of 0.07.
+    # The published starts: a temperature of 0.07, and SigLIP's (section 3.2).
+    scale = 10.0 if config.logit_bias else 1 / 0.07
     self.logit_scale = nnx.Param(
-      jnp.asarray(math.log(1 / 0.07), runtime.param_dtype)
+      jnp.asarray(math.log(scale), runtime.param_dtype)
     )
+    if config.logit_bias:
+      self.logit_bias = nnx.Param(jnp.asarray(-10.0, runtime.param_dtype))
 
 
 class Clip:
@@ -253,14 +265,39 @@ class Clip:
   ) -> Float[Array, 'B C']:
     """exp(logit_scale) times the cosine of each image with each text."""
     scale = jnp.exp(params['logit_scale'].astype(jnp.float32))
-    return scale * jnp.einsum(
+    cosine = jnp.einsum(
       'BE,CE->BC',
-      _unit(images),
-      _unit(texts),
+      unit(images),
+      unit(texts),
       preferred_element_type=jnp.float32,
     )
+    bias = params['logit_bias'] if self.config.logit_bias else 0.0
+    return scale * cosine + jnp.asarray(bias, jnp.float32)
 
 
-def _unit(x: Float[Array, '... E']) -> Float[Array, '... E']:
+def unit(x: Float[Array, '... E']) -> Float[Array, '... E']:
+  """Embeddings brought to length 1, in float32."""
   x = x.astype(jnp.float32)
   return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+# name -> image side, patch, (width, depth, heads) of each tower, embedding
+_PUBLISHED = {
+  'b32': (224, 32, (768, 12, 12), (512, 12, 8), 512),
+  'b16': (224, 16, (768, 12, 12), (512, 12, 8), 512),
+  'l14': (224, 14, (1024, 24, 16), (768, 12, 12), 768),
+  'l14-336': (336, 14, (1024, 24, 16), (768, 12, 12), 768),
+}
+
+
+def published(name: str) -> ClipConfig:
+  """The facts of openai/clip-vit-*: 'b32', 'b16', 'l14' or 'l14-336'."""
+  side, patch, vision, text, embedding = _PUBLISHED[name]
+  tower = lambda width, depth, heads: dict(
+    width=width, depth=depth, heads=heads, mlp_width=4 * width
+  )
+  return ClipConfig(
+    ClipVisionConfig(image_size=side, patch=patch, **tower(*vision)),
+    ClipTextConfig(eos_token=LEGACY_EOS, **tower(*text)),
+    embedding,
+  )

@@ -24,13 +24,15 @@ class Block:
   """One of `count` equal blocks; figures are of one forward pass of one block.
 
   Attributes:
-    part: 'vision', 'projector', 'decoder' or 'head'.
+    part: 'vision', 'projector', 'decoder' or 'head'; of CLIP, 'vision' or
+      'text'.
     count: how many there are.
     products: FLOPs of the products with weights, over the whole batch.
     attention: FLOPs of scores and weighted sums, over the whole batch.
     weights: elements of its weight matrices.
     activations: elements its products read and write, over the whole batch.
     remat: whether `Runtime.remat` covers it; the head is always recomputed.
+    first: reads the batch alone, so that no gradient goes further back.
   """
 
   part: str
@@ -40,6 +42,7 @@ class Block:
   weights: int
   activations: int
   remat: bool = True
+  first: bool = False
 
   @property
   def forward(self) -> float | int:
@@ -53,10 +56,13 @@ def blocks(
   """Counts the blocks of a model, in the order in which they run.
 
   Args:
-    config: frozen config of a decoder, or of a model with `vision` and
-      `decoder` (a whole VLM).
+    config: frozen config of a decoder, of a model with `vision` and `decoder`
+      (a whole VLM), or of a CLIP.
     batch: arrays (or anything with `shape`) under 'tokens' [B, T] and, with a
-      tower, 'pixels': tiles [B, I, S, S, 3], or patches [B, S, V] and 'plan'.
+      tower, 'pixels': tiles [B, I, S, S, 3], or patches [B, S, V] and 'plan';
+      for a CLIP, pictures [B, S, S, 3]. Maybe 'scored' [B, S], the positions
+      the head sees instead of all. The rows of pixels may be fewer: each is
+      encoded once.
     visible_only: count the half of causal attention that is visible (what the
       TPU kernel computes); otherwise all of it (what plain XLA computes).
 
@@ -66,16 +72,19 @@ def blocks(
   Raises:
     ValueError: for a model whose tower is not counted.
   """
+  if config.model_type == 'clip':
+    return _two_towers(config, batch, visible_only)
   decoder = getattr(config, 'decoder', config)
   found = []
   if hasattr(config, 'vision') and 'pixels' in batch:
     found += _tower(config, batch)
   rows, length = batch['tokens'].shape
   keys = (length + 1) / 2 if visible_only else length
-  return found + _decoder(decoder, rows * length, keys)
+  scored = math.prod(batch.get('scored', batch['tokens']).shape)
+  return found + _decoder(decoder, rows * length, keys, scored)
 
 
-def _decoder(config, tokens, keys) -> list[Block]:
+def _decoder(config, tokens, keys, scored) -> list[Block]:
   d, f = config.width, config.mlp_width
   queries = config.heads * config.head_dim
   pairs = config.kv_heads * config.head_dim
@@ -99,10 +108,10 @@ def _decoder(config, tokens, keys) -> list[Block]:
     Block(
       part='head',
       count=1,
-      products=2 * tokens * head,
+      products=2 * scored * head,
       attention=0,
       weights=head,
-      activations=tokens * (config.width + config.vocab_size),
+      activations=scored * (config.width + config.vocab_size),
       remat=False,
     ),
   ]
@@ -139,6 +148,39 @@ def _tower(config, batch) -> list[Block]:
     layer,
     _projector(config, batch),
   ]
+
+
+def _two_towers(config, batch, visible_only: bool) -> list[Block]:
+  """CLIP's towers and what projects one vector of each row."""
+  rows, length = batch['tokens'].shape
+  vision, text = config.vision, config.text
+  patches, values = vision.side**2, 3 * vision.patch**2
+  first = _dense('vision', 1, rows * patches, values, vision.width)
+  keys = (length + 1) / 2 if visible_only else length
+  return [
+    dataclasses.replace(first, first=True),
+    _encoder('vision', vision, rows * (1 + patches), 1 + patches),
+    _dense('vision', 1, rows, vision.width, config.embedding),
+    # What stands before it is a table.
+    dataclasses.replace(
+      _encoder('text', text, rows * length, keys), first=True
+    ),
+    _dense('text', 1, rows, text.width, config.embedding),
+  ]
+
+
+def _encoder(part: str, tower, tokens: int, keys: float | int) -> Block:
+  """The layers of a plain tower whose tokens see `keys` tokens each."""
+  d, f = tower.width, tower.mlp_width
+  weights = 4 * d * d + 2 * d * f
+  return Block(
+    part=part,
+    count=tower.depth,
+    products=2 * tokens * weights,
+    attention=4 * tokens * keys * d,
+    weights=weights,
+    activations=tokens * (12 * d + 2 * (d + f)),
+  )
 
 
 def _attended(vision, length: int) -> float | int:
@@ -263,7 +305,7 @@ def _passes(found: list[Block], frozen: tuple[str, ...]):
   reached = False
   for block in found:
     gradient = block.part not in frozen
-    reached = reached or gradient
+    reached = gradient or (reached and not block.first)
     yield block, int(reached), int(gradient)
 
 

@@ -37,6 +37,10 @@ FAMILIES = {
 
 
 PRESETS = {
+  'clip-b32': lambda: clip.published('b32'),
+  'clip-b16': lambda: clip.published('b16'),
+  'clip-l14': lambda: clip.published('l14'),
+  'clip-l14-336': lambda: clip.published('l14-336'),
   'internvl3-1b': lambda: internvl3.published('1b'),
   'internvl3-2b': lambda: internvl3.published('2b'),
   'internvl3-8b': lambda: internvl3.published('8b'),

@@ -183,16 +183,16 @@ class Roller:
   def told(self, groups: Groups) -> Told:
     """What the log says of groups, as (numerator, denominator).
 
-    For each of several record['task'], also by itself, under its name.
+    Under rollout/, and for each of several record['task'] under rollout.TASK/.
     """
     tasks = [record.get('task', '') for record in groups.records]
-    found = self._told(groups, '')
+    found = self._told(groups, 'rollout')
     for task in sorted(set(tasks)) if len(set(tasks)) > 1 else ():
       rows = [place for place, name in enumerate(tasks) if name == task]
-      found |= self._told(groups.take(rows), f'/{task}')
+      found |= self._told(groups.take(rows), f'rollout.{task}')
     return found
 
-  def _told(self, groups: Groups, suffix: str) -> Told:
+  def _told(self, groups: Groups, prefix: str) -> Told:
     pair = lambda values: (float(np.sum(values)), float(np.size(values)))
     found = {
       'reward': pair(groups.total[groups.counted]),
@@ -206,7 +206,7 @@ class Roller:
       failed = np.isnan(values)
       found[f'reward/{reward.name}'] = pair(values[~failed])
       found[f'failed/{reward.name}'] = pair(failed)
-    return {f'rollout/{k}{suffix}': v for k, v in found.items()}
+    return {f'{prefix}/{name}': pair for name, pair in found.items()}
 
 
 def _objects(items: Sequence[Any]) -> np.ndarray:

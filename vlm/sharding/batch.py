@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -45,3 +46,39 @@ def to_global(batch: Mapping, mesh: Mesh) -> dict[str, Any]:
     ),
     device_part(batch),
   )
+
+
+def microbatches(array: jax.Array, count: int, mesh: Any = None) -> jax.Array:
+  """[B, ...] -> [count, B / count, ...], no row changing device.
+
+  Microbatch i takes rows i, i + count, ...: each device's block of rows is
+  dealt out evenly.
+
+  Args:
+    array: rows, spread over ('data', 'fsdp') of the mesh.
+    count: number of microbatches.
+    mesh: the job's, concrete or abstract; None on one device.
+
+  Raises:
+    ValueError: when the rows do not divide, naming the flag.
+  """
+  rows = array.shape[0]
+  if rows % count:
+    raise ValueError(
+      f'a batch of {rows} rows does not split into --config.accumulate='
+      f'{count} microbatches'
+    )
+  array = array.reshape(rows // count, count, *array.shape[1:])
+  return _pinned(jnp.moveaxis(array, 1, 0), mesh, P(None, BATCH_AXES))
+
+
+def rejoined(pieces: jax.Array, mesh: Any = None) -> jax.Array:
+  """The inverse of `microbatches`: [count, B / count, ...] -> [B, ...]."""
+  array = jnp.moveaxis(pieces, 0, 1)
+  return _pinned(array.reshape(-1, *array.shape[2:]), mesh, P(BATCH_AXES))
+
+
+def _pinned(array: jax.Array, mesh: Any, spec: P) -> jax.Array:
+  if mesh is None:
+    return array
+  return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))

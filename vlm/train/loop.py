@@ -295,7 +295,9 @@ class _Run:
       if step
     ]
     if bad:
-      raise self._non_finite(*min(bad))
+      order = metrics_lib.WATCHED.index
+      first = min(bad, key=lambda found: (found[0], order(found[1])))
+      raise self._non_finite(*first)
 
   def _non_finite(self, step: int, what: str) -> NonFinite:
     saved = 'none'

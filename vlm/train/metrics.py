@@ -25,8 +25,9 @@ PEAK_FLOPS = {
   'TPU v6e': 918e12,
 }
 
-# A metric among these that is NaN or infinite stops the run.
-WATCHED = ('loss', 'grad_norm')
+# A metric among these that is NaN or infinite stops the run; the first of them
+# is named, because where it comes from all others follow.
+WATCHED = ('image_norm', 'text_norm', 'grad_norm', 'loss')
 
 Pairs = Mapping[str, tuple[jax.Array, jax.Array]]
 

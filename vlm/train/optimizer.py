@@ -27,6 +27,7 @@ DECAY_RULES = (
     r'(.*/)?(scale|bias|embedding|position|class_token|register_tokens|newline)',
     0.0,
   ),
+  (r'logit_(scale|bias)', 0.0),
 )
 
 

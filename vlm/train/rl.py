@@ -30,10 +30,11 @@ from vlm.losses.policy import PolicySettings, policy_loss, token_pair
 from vlm.losses.tokens import TokenScores, token_scores
 from vlm.models.inputs import Inputs
 from vlm.models.partition import constrain
-from vlm.sharding.batch import batch_sharding
-from vlm.train.step import Objective, split_rows
+from vlm.sharding.batch import batch_sharding, microbatches
+from vlm.train.step import Objective
 
 PROMPT = ('tokens', 'segment_ids', 'positions', 'pixels', 'plan')
+READ = (*PROMPT, 'completions', 'lengths')  # what log-probabilities depend on
 
 
 def grpo(
@@ -206,7 +207,7 @@ def make_logprobs(
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
       if accumulate == 1:
         return score(params, batch)
-      pieces = jax.tree.map(lambda x: split_rows(x, accumulate, mesh), batch)
+      pieces = jax.tree.map(lambda x: microbatches(x, accumulate, mesh), batch)
       found = jax.lax.map(lambda piece: score(params, piece), pieces)
       # Row i * accumulate + j was row i of piece j.
       return jnp.moveaxis(found, 0, 1).reshape(batch['completions'].shape)

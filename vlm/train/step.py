@@ -15,8 +15,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vlm.sharding.batch import batch_sharding
-from vlm.sharding.mesh import BATCH_AXES
+from vlm.sharding.batch import batch_sharding, microbatches
 from vlm.train.optimizer import Optimizer, merge
 
 Objective = Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, Any]]]
@@ -110,30 +109,13 @@ def _gradients(loss, params, batch, key, accumulate, mesh, shardings):
   def add(total, inputs):
     return jax.tree.map(jnp.add, total, micro(*inputs)), None
 
-  pieces = jax.tree.map(lambda x: split_rows(x, accumulate, mesh), batch)
+  pieces = jax.tree.map(lambda x: microbatches(x, accumulate, mesh), batch)
   shapes = jax.eval_shape(
     micro, 0, jax.tree.map(lambda piece: piece[0], pieces)
   )
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
   total, _ = jax.lax.scan(add, zeros, (jnp.arange(accumulate), pieces))
   return total
-
-
-def split_rows(array, accumulate: int, mesh: Mesh):
-  """[B, ...] -> [accumulate, B / accumulate, ...], no row changing device.
-
-  Microbatch i takes rows i, i + accumulate, ...: each device's block of rows
-  is dealt out evenly.
-  """
-  rows = array.shape[0]
-  if rows % accumulate:
-    raise ValueError(
-      f'a batch of {rows} rows does not split into --config.accumulate='
-      f'{accumulate} microbatches'
-    )
-  array = array.reshape(rows // accumulate, accumulate, *array.shape[1:])
-  sharding = NamedSharding(mesh, P(None, BATCH_AXES))
-  return jax.lax.with_sharding_constraint(jnp.moveaxis(array, 1, 0), sharding)
 
 
 def _update(state, grads, metrics, optimizer: Optimizer, ema: float):

@@ -151,6 +151,7 @@ def base_config() -> ConfigDict:
       # Slices of launch.compile --table, and what changes with their chips:
       # (('v5e:8x8', {'accumulate': 20}), ...).
       'slices': (),
+      'table': 'README.md',  # where launch.compile --table writes
       'eval': {'every': 0, 'batch_size': 64, 'max_new_tokens': 64},
       'rollout': {  # sampling; every row of the batch is a prompt
         'rows': 64,

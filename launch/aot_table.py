@@ -1,7 +1,8 @@
-"""The README's table of what was compiled, kept row by row in a file.
+"""Tables of what was compiled, kept row by row in a file.
 
 Every row is one step of one config on one slice; compiling it again replaces
-it, so that the table can be made again in parts.
+it, so that a table can be made again in parts. `config.table` names the README
+that a row belongs to.
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Any
 from launch import aot_report
 
 ROOT = Path(__file__).resolve().parents[1]
-README, ROWS = ROOT / 'README.md', ROOT / 'launch' / 'aot_table.json'
+ROWS = ROOT / 'launch' / 'aot_table.json'
 BEGIN, END = '<!-- aot:begin -->', '<!-- aot:end -->'
 HEADER = (
   '| model | slice (chips) | step | rows x tokens | images per row | rows per '
@@ -30,8 +31,8 @@ NOTE = (
 ORDER = ('train', 'logprobs', 'forward', 'prefill', 'decode')
 
 
-def row_of(model: str, report: aot_report.Report) -> dict[str, Any]:
-  """What the table keeps of a report."""
+def row_of(table: str, model: str, report: aot_report.Report) -> dict[str, Any]:
+  """What the table, a README below the root, keeps of a report."""
   chip, memory = report.slice.chip, report.memory
   ways = report.mesh['data'] * report.mesh['fsdp']
   used = (
@@ -39,6 +40,7 @@ def row_of(model: str, report: aot_report.Report) -> dict[str, Any]:
   )
   sent = sum(sent for *_, sent in report.traffic()) / 1e9
   return {
+    'table': table,
     'model': model,
     'slice': report.slice.name,
     'step': report.step,
@@ -60,8 +62,8 @@ def _seconds(value: float) -> str:
 
 
 def update(rows: list[dict[str, Any]], path: Path = ROWS) -> list[dict]:
-  """Replaces rows of the same model, slice and step; returns all of them."""
-  key = lambda row: (row['model'], row['slice'], row['step'])
+  """Replaces rows of the same table, model, slice and step; returns all."""
+  key = lambda row: tuple(row[n] for n in ('table', 'model', 'slice', 'step'))
   old = json.loads(path.read_text()) if path.exists() else []
   kept = {key(row): row for row in [*old, *rows]}
   found = list(kept.values())
@@ -88,7 +90,14 @@ def render(rows: list[dict[str, Any]]) -> str:
   return '\n'.join([*HEADER, *lines, '', NOTE])
 
 
-def write(text: str, path: Path = README) -> None:
+def write_tables(rows: list[dict[str, Any]], root: Path = ROOT) -> None:
+  """Every table with its rows, each into its own README."""
+  for table in dict.fromkeys(row['table'] for row in rows):
+    own = [row for row in rows if row['table'] == table]
+    write(render(own), root / table)
+
+
+def write(text: str, path: Path) -> None:
   """Replaces what stands between the two markers.
 
   Raises:

@@ -10,7 +10,8 @@ compiler says that it does not fit, naming the largest buffers.
   python -m launch.compile --config=experiments/depthlm/depthlm.py:full --table
 
 compiles for the slices that the config names (or for --topology alone), keeps
-the rows in launch/aot_table.json and writes the table into README.md.
+the rows in launch/aot_table.json and writes the table of the README that the
+config names.
 """
 
 import dataclasses
@@ -44,7 +45,7 @@ def define_flags() -> None:
   )
   flags.DEFINE_string('topology', None, 'TPU slice, e.g. v5e:8x8.')
   flags.DEFINE_list('steps', ['train', 'forward'], f'Of {STEPS}.')
-  flags.DEFINE_boolean('table', False, "Write the README's table.")
+  flags.DEFINE_boolean('table', False, 'Write the table of a README.')
   flags.mark_flag_as_required('config')
 
 
@@ -176,8 +177,8 @@ def _run_table() -> list[aot_report.Report]:
     label = config.model.preset or config.task
     if config.objective != 'sft':
       label += f' ({config.objective})'
-    rows = aot_table.update([aot_table.row_of(label, r) for r in found])
-    aot_table.write(aot_table.render(rows))
+    rows = [aot_table.row_of(config.table, label, report) for report in found]
+    aot_table.write_tables(aot_table.update(rows))
     reports += found
   return reports
 

@@ -1,38 +1,32 @@
-"""The Middlebury 2014 motorcycle photograph with its real metric depth.
+"""Middlebury photographs with their real metric depth, from stereo.
 
-Source: Scharstein et al., "High-resolution stereo datasets with
-subpixel-accurate ground truth" (GCPR 2014), at quarter resolution as shipped
-in scikit-image's wheel; read from the installed package, nothing is fetched.
+  motorcycle   Scharstein et al., "High-resolution stereo datasets with
+               subpixel-accurate ground truth" (GCPR 2014), at quarter
+               resolution as shipped in scikit-image's wheel
+  aloe         Scharstein and Pal, "Learning conditional random fields for
+               stereo" (CVPR 2007), the 2006 sets, as shipped in Debian's
+               opencv-doc
+
+Both are read from the installed package; nothing is fetched.
 """
 
-import dataclasses
 import importlib.util
 import pathlib
 
 import numpy as np
+from etils import epath
 from PIL import Image
+
+from data.sources.depth_photo import DepthPhoto, from_z
 
 FOCAL = 994.978  # pixels, fx = fy
 CENTRE = (311.193, 254.877)
 BASELINE = 0.193001  # metres
 DISPARITY_SHIFT = 31.086  # cx of the right camera minus cx of the left, pixels
-
-
-@dataclasses.dataclass(frozen=True)
-class DepthPhoto:
-  """A photograph with depth along the optical axis.
-
-  Attributes:
-    rgb: uint8 [H, W, 3].
-    z: float32 [H, W] metres, NaN where unknown.
-    range: float32 [H, W] metres to the camera centre, NaN where unknown.
-    intrinsics: (fx, fy, cx, cy, W, H); pixel i covers [i, i + 1).
-  """
-
-  rgb: np.ndarray
-  z: np.ndarray
-  range: np.ndarray
-  intrinsics: tuple[float, float, float, float, int, int]
+# Of the 2006 sets, as published beside them; the package has the pictures only.
+ALOE_FOCAL = 3740.0
+ALOE_BASELINE = 0.160
+ALOE_SHIFT = 270.0  # the set's dmin.txt, which was cut off from the disparities
 
 
 def package_folder() -> pathlib.Path:
@@ -69,12 +63,24 @@ def motorcycle() -> DepthPhoto:
   valid = np.isfinite(disparity)
   z = np.full(disparity.shape, np.nan)
   z[valid] = BASELINE * FOCAL / (disparity[valid] + DISPARITY_SHIFT)
-  height, width = z.shape
-  u = (np.arange(width) - CENTRE[0]) / FOCAL
-  v = (np.arange(height) - CENTRE[1])[:, None] / FOCAL
-  return DepthPhoto(
-    rgb,
-    z.astype(np.float32),
-    (z * np.sqrt(1 + u**2 + v**2)).astype(np.float32),
-    (FOCAL, FOCAL, CENTRE[0] + 0.5, CENTRE[1] + 0.5, width, height),
+  return from_z(rgb, z, FOCAL, CENTRE)
+
+
+def aloe(folder: epath.PathLike) -> DepthPhoto:
+  """The left photograph, 1282 x 1110, 1.2 to 1.9 m.
+
+  z = baseline * focal / (disparity + shift); a disparity of 0 is unknown. The
+  principal point is not published: the centre is assumed, which moves a
+  distance by less than 2 %.
+
+  Args:
+    folder: with aloeL.jpg and aloeGT.png.
+  """
+  rgb, disparity = (
+    np.asarray(Image.open((epath.Path(folder) / name).open('rb')))
+    for name in ('aloeL.jpg', 'aloeGT.png')
   )
+  known = np.where(disparity > 0, disparity.astype(np.float64), np.nan)
+  z = ALOE_BASELINE * ALOE_FOCAL / (known + ALOE_SHIFT)
+  height, width = z.shape
+  return from_z(rgb, z, ALOE_FOCAL, ((width - 1) / 2, (height - 1) / 2))

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from data.sources import middlebury
+from data.sources.depth_photo import DepthPhoto
 from data.worlds import rooms
 from vlm.methods.depthlm import camera, sample
 
 
 def label_frame(
-  frame: rooms.Frame | middlebury.DepthPhoto,
+  frame: rooms.Frame | DepthPhoto,
   rng: np.random.Generator,
   labels: int,
   arms: Sequence[sample.SampleSettings] = (),
@@ -34,6 +34,17 @@ def label_frame(
     return None
   chosen = rng.choice(places, labels, replace=False)
   y, x = np.divmod(chosen, depth.shape[1])
+  return labelled_at(frame, x, y, depth_kind)
+
+
+def labelled_at(
+  frame: rooms.Frame | DepthPhoto,
+  x: np.ndarray,
+  y: np.ndarray,
+  depth_kind: str = 'range',
+) -> dict[str, Any]:
+  """A decoded row whose labels are the pixels x, y [N] of a frame."""
+  depth = frame.range if depth_kind == 'range' else frame.z
   return {
     'image': frame.rgb,
     'intrinsics': camera.Intrinsics(*frame.intrinsics),

@@ -16,7 +16,14 @@ trains the six tasks as one model). Arms, `tiny` and `smoke`:
   coordinates   the same, with x and y in the question instead of the arrow
   mixed         arrow, cameras mixed as they come
   focal         the same, with the focal length in the question
+  ray           the same, the ray's direction (x / z, y / z) answered first
+  decimals      the method, answers with two decimals
+  unpadded      the method, digits of an answer at no fixed places
   multitask     the method, asked six quantities (vlm/methods/depthlm/tasks.py)
+  walks         distance alone, in the rooms of multitask, its control
+
+`images` and `labels` (of an image) say how many there are to train on; `long`
+is the method with more of everything that a miniature can have more of.
 """
 
 from ml_collections import ConfigDict
@@ -31,8 +38,13 @@ ARMS = {
   'coordinates': ('coordinates_number', 'aniso', 50),
   'mixed': ('marker_number', 'none', 44),
   'focal': ('marker_focal_number', 'none', 51),
+  'ray': (('how far?', '{rx:+.2f} {ry:+.2f} {d:04.1f}'), 'none', 56),
+  'decimals': (('how far?', '{d:05.2f}'), 'aniso', 45),
+  'unpadded': (('how far?', '{d:.1f}'), 'aniso', 44),
   'multitask': ('marker_number', 'aniso', 88),  # two pictures of the pose task
+  'walks': ('marker_number', 'aniso', 44),
 }
+IMAGES, LABELS = 8000, 64
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -42,6 +54,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     ('tiny', 'smoke', 'full'),
     arm='marker',
     seed=0,
+    images=0,  # 0: IMAGES, or as many as the size has
+    labels=0,
+    steps=0,
+    long=False,
     model='llava-onevision-7b',
     tasks='distance',
   )
@@ -63,8 +79,10 @@ def _rooms(config: ConfigDict, options: ConfigDict) -> ConfigDict:
   smoke = options.size == 'smoke'
   _small_model(config, smoke)
   _short_training(config, smoke)
+  config.steps = options.steps or config.steps
   prompt, focal_mode, config.data.seq_len = ARMS[options.arm]
   config.data.visual_tokens = 37  # 6 x 6 patches and the newline
+  config.eval.max_new_tokens = 18 if options.arm == 'ray' else 8
   config.data.max_bad_share = 0.05
   config.depth = {
     'focal': 48.0,  # f_uni of section 2.1, in pixels
@@ -78,10 +96,12 @@ def _rooms(config: ConfigDict, options: ConfigDict) -> ConfigDict:
     'crop_width': None,
   }
   config.rooms = {
-    'train_images': 64 if smoke else 8000,
+    'train_images': options.images or (64 if smoke else IMAGES),
     'eval_images': 16 if smoke else 512,
-    'labels': 64,  # of a training image; one is drawn each time it is shown
+    # Of a training image; one is drawn each time it is shown.
+    'labels': options.labels or LABELS,
     'eval_labels': 1,
+    'scanned': 0,  # unseen rooms that are asked all over, for pictures
     'pair_share': 0.0,  # of the stream: two views, how far the camera moved
     'size': 48,
     'focals': (34.0, 68.0),  # log-uniform, training cameras
@@ -89,9 +109,31 @@ def _rooms(config: ConfigDict, options: ConfigDict) -> ConfigDict:
     'world': _halls(),
     'cache': '',
   }
+  if options.arm in ('multitask', 'walks'):
+    _walked_rooms(config)
   if options.arm == 'multitask':
     _six_tasks(config)
+  if options.long:
+    _longer(config, smoke)
   return config
+
+
+def _longer(config: ConfigDict, smoke: bool) -> None:
+  """More pictures, shown less often, cut as the paper cuts its own, longer.
+
+  A lens longer than any in training gives a picture smaller than any, once it
+  is brought to one focal length; training crops are as small.
+  """
+  config.steps = 80 if smoke else 5000
+  config.rooms.train_images = 96 if smoke else 32_000
+  config.depth.crop_height = config.depth.crop_width = (22, 64)
+
+
+def _walked_rooms(config: ConfigDict) -> None:
+  """Two views of every room, and enough labels for every task."""
+  config.rooms.eval_labels = 4  # two of them for the distance of two points
+  config.rooms.world.views = 2
+  config.rooms.world.walk = (0.5, 3.0)
 
 
 def _six_tasks(config: ConfigDict) -> None:
@@ -100,9 +142,6 @@ def _six_tasks(config: ConfigDict) -> None:
   config.depth.tasks = tuple((name, 1) for name in names)
   config.depth.style = 'number'
   config.rooms.pair_share = 1 / 6
-  config.rooms.eval_labels = 4  # two of them for the distance of two points
-  config.rooms.world.views = 2
-  config.rooms.world.walk = (0.5, 3.0)
   config.data.units, config.data.visual_tokens = 2, 74
 
 
@@ -153,7 +192,6 @@ def _short_training(config: ConfigDict, smoke: bool) -> None:
   config.optimizer.warmup = 10 if smoke else 100
   config.checkpoint.every = 500
   config.eval.batch_size = 16 if smoke else 128
-  config.eval.max_new_tokens = 8
 
 
 def _halls() -> dict:

@@ -138,6 +138,7 @@ def _recipe(config: ConfigDict, backbone: Backbone) -> None:
   config.accumulate = backbone.slices[0][1]
   config.eval.batch_size = 256
   config.eval.max_new_tokens = 128
+  config.table = 'experiments/depthlm/README.md'
   config.slices = tuple(
     (name, {'accumulate': share}) for name, share in backbone.slices
   )

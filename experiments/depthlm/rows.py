@@ -9,6 +9,7 @@ from data.sources import posed_pairs
 from data.sources.depth_shards import open_depth_rows
 from data.sources.rendered import RenderedRooms
 from data.worlds.rooms import RoomSettings
+from experiments.depthlm import scan
 from vlm.methods.depthlm.sample import SampleSettings
 
 TRAIN_SEED, EVAL_SEED = 0, 1_000_003  # other seed, other rooms
@@ -115,15 +116,28 @@ def rendered(
 ) -> RenderedRooms:
   """Rooms of the config's world."""
   rooms = config.rooms
-  settings = RoomSettings(
-    width=rooms.size,
-    height=rooms.size,
-    focals=tuple(focals or rooms.focals),
-    **{k: plain(v) for k, v in rooms.world.items()},
-  )
+  settings = _world(rooms, focals or rooms.focals)
   return RenderedRooms(
     seed, count, settings, labels or rooms.labels, arms, folder=rooms.cache
   )
+
+
+def _world(rooms: Any, focals: Sequence[float]) -> RoomSettings:
+  return RoomSettings(
+    width=rooms.size,
+    height=rooms.size,
+    focals=tuple(focals),
+    **{k: plain(v) for k, v in rooms.world.items()},
+  )
+
+
+def scanned(
+  config: Any, arms: Sequence[SampleSettings]
+) -> list[Mapping[str, Any]]:
+  """A few held-out rooms, asked all over."""
+  rooms = config.rooms
+  world = _world(rooms, rooms.focals)
+  return scan.rows(EVAL_SEED, rooms.scanned, world, arms)
 
 
 def room_sets(config: Any, arms: Sequence[SampleSettings]) -> dict[str, Any]:

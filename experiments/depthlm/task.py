@@ -11,11 +11,12 @@ from data import records
 from data.assistant import DEPTH_SIDE
 from data.chat import Chat, char_tokenizer, load_chat
 from data.processors.limits import unshrinking
-from data.sources import middlebury
+from data.sources import real_depth
+from data.sources.depth_photo import DepthPhoto
 from data.sources.depth_shards import open_depth_rows
 from data.sources.room_rows import label_frame
 from experiments.depthlm import rows as depth_rows
-from experiments.depthlm import score
+from experiments.depthlm import scan, score
 from vlm.methods.depthlm import camera, facts, sample
 from vlm.methods.depthlm.rewards import REWARDS, states_number
 from vlm.methods.depthlm.sample import SampleSettings
@@ -24,6 +25,7 @@ from vlm.rollout.rewards import Reward
 
 PHOTO_LABELS = 400
 WORDS = ('how far?', ' ', 'f', *'0123456789.')
+SIGNS = ('+', '-')  # of a ray
 # Of the sister tasks: 'how fast? t {given:04.1f}' is 'how fast?', ' ', 't'.
 MORE_WORDS = (
   *(wording.question.split('?')[0] + '?' for wording in NUMBER.values()),
@@ -58,10 +60,8 @@ class Task:
     if self._config.model.preset:
       names = {'image': '<image>', 'video': '<video>'}
       return load_chat(self._config.model.init_from, names)
-    several = len(self.settings.tasks) > 1
-    words = WORDS + MORE_WORDS if several else WORDS
     tokenizer = char_tokenizer(
-      words, ('<pad>', '<end>', '<sep>', '<image>', '<video>')
+      self._words(), ('<pad>', '<end>', '<sep>', '<image>', '<video>')
     )
     return Chat(
       tokenizer.to_str(),
@@ -69,6 +69,14 @@ class Task:
       {'image': '<image>', 'video': '<video>'},
       {'eos_token': '<end>'},
     )
+
+  def _words(self) -> tuple[str, ...]:
+    words = WORDS
+    if len(self.settings.tasks) > 1:
+      words += MORE_WORDS
+    if '{rx' in self.settings.wording.answer:
+      words += SIGNS
+    return words
 
   def processor(self, processor: Any) -> Any:
     """One that does not shrink pictures, and their focal length with them."""
@@ -163,7 +171,12 @@ class Task:
         'eval': open_depth_rows(data.eval_path, data.images, data.depth_kind)
       }
     sets = depth_rows.room_sets(config, self._arms())
-    return sets | {'photograph (out of domain)': self._photograph()}
+    for name, photos in real_depth.installed():
+      labels = max(1, PHOTO_LABELS // len(photos))
+      sets[f'{name} (real)'] = [self._shrunk(p, labels) for p in photos]
+    if config.rooms.scanned:
+      sets[scan.SCANNED] = depth_rows.scanned(config, self._arms())
+    return sets
 
   def queries(self, rows: Sequence[Any]) -> Iterator[dict[str, Any]]:
     """Image by image, label by label; what cannot be asked is counted."""
@@ -208,13 +221,12 @@ class Task:
       for mode in ('aniso', 'none')
     )
 
-  def _photograph(self) -> list[dict[str, Any]]:
-    """The motorcycle, shrunk to the height of the rooms' sensor first.
+  def _shrunk(self, photo: DepthPhoto, labels: int) -> dict[str, Any]:
+    """A real photograph, shrunk to the height of the rooms' sensor first.
 
     Without normalisation the cut-out of a large photograph would be a few
     centimetres wide; this way every arm sees the same field of view at most.
     """
-    photo = middlebury.motorcycle()
     row = label_frame(photo, np.random.default_rng(0), 10 * PHOTO_LABELS)
     focal = photo.intrinsics[1] * self._config.rooms.size / photo.rgb.shape[0]
     small = camera.normalise(row['intrinsics'], focal, 'aniso')
@@ -222,17 +234,14 @@ class Task:
     keep = np.all(
       [sample.usable(pixels, small.target, arm) for arm in self._arms()], axis=0
     )
-    keep = np.flatnonzero(keep)[:PHOTO_LABELS]
-    return [
-      row
-      | {
-        'image': small.apply(row['image']),
-        'intrinsics': small.target,
-        'pixel_coords': pixels[keep],
-        'source_coords': row['pixel_coords'][keep],
-        'depth': row['depth'][keep],
-      }
-    ]
+    keep = np.flatnonzero(keep)[:labels]
+    return row | {
+      'image': small.apply(row['image']),
+      'intrinsics': small.target,
+      'pixel_coords': pixels[keep],
+      'source_coords': row['pixel_coords'][keep],
+      'depth': row['depth'][keep],
+    }
 
 
 def _source_pixel(row: Mapping[str, Any], label: int) -> Any:

@@ -69,7 +69,7 @@ def _measured(smoke: bool, thorough: bool) -> dict:
     'long_clips': 500 if thorough else 100,
     'link_clips': 32 if thorough else 16,
     'pictures': 2,
-    'retentions': RETENTIONS if thorough else RETENTIONS[1::2],
+    'retentions': RETENTIONS,
     'methods': (),  # all
     'budget_frames': (8, 16, 32, 64),
   }

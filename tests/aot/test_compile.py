@@ -69,7 +69,9 @@ def test_table_goes_between_the_markers(tmp_path):
   begin, end = aot_table.BEGIN, aot_table.END
   path.write_text(f'before\n{begin}\nold\n{end}\nafter\n')
   decode = report(step='decode', refusal='no', model_flops=1e6)
-  rows = [aot_table.row_of('some-7b', r) for r in (decode, report())]
+  rows = [
+    aot_table.row_of('README.md', 'some-7b', r) for r in (decode, report())
+  ]
   aot_table.write(aot_table.render(rows), path)
   text = path.read_text()
   assert text.startswith('before\n') and text.endswith('\nafter\n')
@@ -88,11 +90,23 @@ def test_table_goes_between_the_markers(tmp_path):
 
 def test_compiling_again_replaces_a_row(tmp_path):
   path = tmp_path / 'rows.json'
-  first = aot_table.row_of('a', report())
-  other = aot_table.row_of('b', report())
+  first = aot_table.row_of('README.md', 'a', report())
+  other = aot_table.row_of('README.md', 'b', report())
   assert aot_table.update([first, other], path) == [first, other]
-  again = aot_table.row_of('a', report(compile_seconds=7.0))
+  again = aot_table.row_of('README.md', 'a', report(compile_seconds=7.0))
   assert aot_table.update([again], path) == [again, other]
+
+
+def test_every_table_has_its_readme(tmp_path):
+  (tmp_path / 'sub').mkdir()
+  tables = 'README.md', 'sub/README.md'
+  for name in tables:
+    (tmp_path / name).write_text(f'{aot_table.BEGIN}\n{aot_table.END}\n')
+  rows = [aot_table.row_of(name, f'of-{name[0]}', report()) for name in tables]
+  aot_table.write_tables(rows, tmp_path)
+  found = [(tmp_path / name).read_text() for name in tables]
+  assert 'of-R' in found[0] and 'of-s' not in found[0]
+  assert 'of-s' in found[1] and 'of-R' not in found[1]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import json
 import pytest
 from etils import epath
 
-from experiments.depthlm import depthlm, miniature
+from experiments.depthlm import comparisons, depthlm, miniature
 from experiments.miniature import Arm
 from launch import console, evaluate, job, report, reproduce
 from launch import train as training
@@ -17,12 +17,15 @@ from vlm.sharding.mesh import make_mesh
 def summary(tmp_path_factory):
   """All arms of the smoke config through `launch.reproduce`."""
   root = epath.Path(tmp_path_factory.mktemp('reproduce'))
+  (root / 'debian').mkdir()
   arms = []
-  for arm in miniature.NAMES:
-    config = depthlm.get_config(f'smoke,arm={arm}')
+  for name, options in comparisons.QUICK.items():
+    config = depthlm.get_config(f'smoke,{options}')
     config.rooms.cache = str(root / 'rooms')
-    arms.append(Arm(miniature.NAMES[arm], 0, config))
+    arms.append(Arm(name, 0, config))
+  arms[0].config.rooms.scanned = 1
   with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('VLM_DEBIAN', str(root / 'debian'))  # no sets of the machine's
     patch.setattr(miniature, 'arms', lambda seeds, thorough: arms)
     # Two arms here, the last in a process of its own.
     run_arms(arms[:2], root / 'depthlm', workers=1)
@@ -40,12 +43,12 @@ def test_every_set_and_arm_is_in_the_tables(summary):
     'unseen rooms',
     'wider lenses',
     'longer lenses',
-    'photograph (out of domain)',
+    'motorcycle (real)',
   ]
   for table in tables:
     arms = [row[0] for row in table.rows]
     assert arms == [
-      *miniature.NAMES.values(),
+      *comparisons.QUICK,
       'constant (median)',
       'location only',
     ]
@@ -67,7 +70,7 @@ def test_the_report_is_one_self_contained_file(summary, tmp_path):
   path = epath.Path(tmp_path) / 'report.html'
   report.write(path, [summary[0]], 'smoke')
   page = path.read_text()
-  assert page.count('data:image/png;base64,') == len(summary[0].pictures) == 7
+  assert page.count('data:image/png;base64,') == len(summary[0].pictures) == 10
   assert 'src="http' not in page and 'motorcycle' in page
 
 

@@ -100,6 +100,27 @@ class TestCrop:
     assert not out[:5].any() and not out[45:].any()
     np.testing.assert_array_equal(cut.map_pixels([[22, 0]]), [[0, 5]])
 
+  def test_a_pad_does_not_bring_back_what_was_cut_away(self):
+    cut = camera.normalise(K, 0, 'none').crop(20, 10, (30, 8))
+    padded = cut.crop(40, 26)
+    image, out = _picture(), padded.apply(_picture())
+    np.testing.assert_array_equal(out[8:18, 10:30], image[8:18, 30:50])
+    out[8:18, 10:30] = 0
+    assert not out.any()
+    assert padded.shows([[10, 8], [29, 17]]).all()
+    assert not padded.shows([[9, 8], [30, 17], [10, 7], [29, 18]]).any()
+    # Nor is a label asked about that the training crop took away.
+    settings = sample.SampleSettings(
+      focal=50.0, focal_mode='none', size=(40, 64)
+    )
+    row = {
+      'intrinsics': K,
+      'pixel_coords': np.array([[32, 20], [8, 20], [32, 35]]),
+    }
+    view = draws.View(crop=(16, 5, 32, 24))
+    usable = draws.usable_labels(row, view, settings)
+    np.testing.assert_array_equal(usable, [True, False, False])
+
   def test_training_crop_sizes_and_places(self):
     base = dict(focal=50.0, focal_mode='iso')
     base |= dict(crop_height=(20, 30), crop_width=(30, 50))

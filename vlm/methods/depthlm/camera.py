@@ -99,6 +99,8 @@ class Geometry:
     resized: (W', H') between the rescale and the crop.
     offset: (x, y) of the outgoing image in the resized one; negative pads.
     mode: one of `FOCAL_MODES`.
+    shown: (left, top, right, bottom) of what no cut has taken away, in the
+      resized image; a pad behind a cut does not bring it back.
   """
 
   source: Intrinsics
@@ -107,6 +109,7 @@ class Geometry:
   resized: tuple[int, int]
   offset: tuple[int, int]
   mode: str
+  shown: tuple[int, int, int, int]
 
   def map_pixels(self, pixels: ArrayLike) -> np.ndarray:
     """Integer source pixels [N, 2] -> integer target pixels [N, 2].
@@ -120,6 +123,12 @@ class Geometry:
       moved = np.floor((pixels + 0.5) * self.scale)
     return (moved - self.offset).astype(np.int64)
 
+  def shows(self, pixels: ArrayLike) -> np.ndarray:
+    """[N] bool: target pixels [N, 2] that show something of the source."""
+    places = np.asarray(pixels) + self.offset
+    low, high = self.shown[:2], self.shown[2:]
+    return ((places >= low) & (places < high)).all(-1)
+
   def apply(self, image: np.ndarray) -> np.ndarray:
     """uint8 [H, W, 3] -> uint8 [target H, target W, 3], zeros where padded."""
     height, width = image.shape[:2]
@@ -128,7 +137,10 @@ class Geometry:
         f'image is {width} x {height} but its intrinsics say '
         f'{self.source.width} x {self.source.height}'
       )
-    return _window(self._resize(image), self.offset, self.target[4:])
+    left, top, right, bottom = self.shown
+    part = self._resize(image)[top:bottom, left:right]
+    offset = (self.offset[0] - left, self.offset[1] - top)
+    return _window(part, offset, self.target[4:])
 
   def _resize(self, image):
     if self.mode == 'none':
@@ -154,10 +166,14 @@ class Geometry:
     """
     fx, fy, cx, cy, *size = self.target
     x, y = place or [_centred(n, m) for n, m in zip(size, (width, height))]
+    offset = (self.offset[0] + x, self.offset[1] + y)
     return dataclasses.replace(
       self,
       target=Intrinsics(fx, fy, cx - x, cy - y, width, height),
-      offset=(self.offset[0] + x, self.offset[1] + y),
+      offset=offset,
+      shown=_overlap(
+        self.shown, (*offset, offset[0] + width, offset[1] + height)
+      ),
     )
 
   def stretch(self, height: int) -> 'Geometry':
@@ -179,7 +195,15 @@ class Geometry:
       scale=(self.scale[0], self.scale[1] * ratio),
       resized=(width, height),
       mode=mode,
+      shown=(0, 0, width, height),
     )
+
+
+def _overlap(first, second):
+  """Of two (left, top, right, bottom); empty where they are apart."""
+  left, top = (max(a, b) for a, b in zip(first[:2], second[:2]))
+  right, bottom = (min(a, b) for a, b in zip(first[2:], second[2:]))
+  return left, top, max(left, right), max(top, bottom)
 
 
 def _centred(size: int, wanted: int) -> int:
@@ -216,7 +240,9 @@ def normalise(
   fx, fy, cx, cy, width, height = intrinsics
   if mode == 'none':
     size = (width, height)
-    return Geometry(intrinsics, intrinsics, (1.0, 1.0), size, (0, 0), mode)
+    return Geometry(
+      *(intrinsics, intrinsics, (1.0, 1.0), size, (0, 0), mode), (0, 0, *size)
+    )
   sx = focal / fx
   sy = focal / fy if mode == 'aniso' else sx
   # A size that is an integer but for rounding keeps its last pixel.
@@ -230,4 +256,6 @@ def normalise(
       f'fy {fy:g} to nothing'
     )
   target = Intrinsics(fx * sx, fy * sy, cx * sx, cy * sy, *resized)
-  return Geometry(intrinsics, target, (sx, sy), resized, (0, 0), mode)
+  return Geometry(
+    *(intrinsics, target, (sx, sy), resized, (0, 0), mode), (0, 0, *resized)
+  )

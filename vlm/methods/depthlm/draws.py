@@ -153,7 +153,7 @@ def usable_labels(
   """[N] bool: the labels of an undistorted row that can be asked about."""
   moved = geometry(row['intrinsics'], settings, view)
   mapped = moved.map_pixels(row['pixel_coords'])
-  inside = (np.asarray(row['pixel_coords']) >= 0).all(1)
+  inside = (np.asarray(row['pixel_coords']) >= 0).all(1) & moved.shows(mapped)
   return settings.marker.fits(mapped, *moved.target[4:]) & inside
 
 

@@ -14,14 +14,26 @@ pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def train(workdir, steps):
+@pytest.fixture
+def environment(tmp_path):
+  clean = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  return clean | {
+    'PYTHONPATH': str(ROOT),
+    'JAX_PLATFORMS': 'cpu',
+    'OMP_NUM_THREADS': '1',
+    'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'cache'),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+  }
+
+
+def train(workdir, steps, environment):
   address = f'--coordinator_address=127.0.0.1:{free_port()}'
   flags = (
     '--config=tests/word_config.py', f'--config.workdir={workdir}',
     f'--config.steps={steps}', '--config.rl.ahead=True',
     '--config.rl.updates=2', '--config.rl.beta=0.1',
   )  # fmt: skip
-  clean = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
   finish([
     subprocess.Popen(
       [
@@ -29,7 +41,7 @@ def train(workdir, steps):
         *(address, '--num_processes=2', f'--process_id={process}'),
       ],
       cwd=ROOT,
-      env=clean | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)},
+      env=environment,
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
@@ -38,9 +50,9 @@ def train(workdir, steps):
   ])  # fmt: skip
 
 
-def test_all_prompts_are_scored_once_and_logged_together(tmp_path):
-  train(tmp_path, 3)
-  train(tmp_path, 6)  # from between two updates with one batch
+def test_all_prompts_are_scored_once_and_logged_together(tmp_path, environment):
+  train(tmp_path, 3, environment)
+  train(tmp_path, 6, environment)  # from between two updates with one batch
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
   rows = [json.loads(line) for line in lines]
   assert [row['step'] for row in rows] == [2, 3, 4, 6]

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from data import records
 from data.sources import open_source
 from experiments.contrastive import task
+from vlm.metrics import correlation
 
 FOLDS = 5
 # Of the ridge, relative to the mean variance of an embedding's numbers.
@@ -66,9 +66,7 @@ class Task(task.Task):
 
 def _srcc(predicted: np.ndarray, opinions: np.ndarray) -> float:
   """Spearman's correlation; 0 where nothing is ranked."""
-  if np.ptp(predicted) == 0 or np.ptp(opinions) == 0:
-    return 0.0
-  return stats.spearmanr(predicted, opinions)[0]
+  return float(np.nan_to_num(correlation.srcc(predicted, opinions)))
 
 
 class _Part:

@@ -1,0 +1,1 @@
+"""RALI: image quality without a language model (arXiv 2510.11369)."""

@@ -43,8 +43,9 @@ def contact_sheet(
     ('worst', list(reversed(ranked[count:]))[:count]),
   )
   lines = [max(1, -(-len(part) // COLUMNS)) for _, part in parts]
-  figure = Figure(figsize=(2.1 * COLUMNS, 2.0 * sum(lines) + 0.8))
-  halves = figure.subfigures(2, 1, height_ratios=lines, hspace=0.08)
+  size = 2.1 * COLUMNS, 2.0 * sum(lines) + 0.8
+  figure = Figure(figsize=size, layout='constrained')
+  halves = figure.subfigures(2, 1, height_ratios=lines)
   for half, line, (title, part) in zip(halves, lines, parts):
     half.suptitle(title, fontsize=11)
     cells = half.subplots(line, COLUMNS, squeeze=False).ravel()

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,36 +69,40 @@ def agreement(
 ) -> Agreement:
   """Correlations over the images that have a score and an opinion.
 
-  Names are paths below the folder of images, or base names where every image
-  has its own.
+  An opinion belongs to the image of its name, a path below the folder of
+  images; where there is none, to the one of the same base name, if only one
+  image and one opinion have it.
 
   Raises:
     ValueError: no image has both.
   """
   scored = {r['image']: r['score'] for r in records if 'score' in r}
-  if not opinions.keys() & scored.keys():
-    scored = _by_base_name(scored)
-  both = sorted(opinions.keys() & scored.keys())
-  if not both:
+  by_base, named = _unique_bases(scored), _unique_bases(opinions)
+  pairs = {}
+  for name in opinions:
+    base = epath.Path(name).name
+    other = by_base.get(base) if base in named else None
+    found = name if name in scored else other
+    if found is not None:
+      pairs[name] = found
+  if not pairs:
     raise ValueError(
       f'--references: none of its {len(opinions)} images is among the scores; '
       f'it has {next(iter(opinions), "nothing")!r}, scored was '
       f'{next(iter(scored), "nothing")!r}'
     )
-  predicted = np.array([scored[name] for name in both])
-  truth = np.array([opinions[name] for name in both])
+  predicted = np.array([scored[name] for name in pairs.values()])
+  truth = np.array([opinions[name] for name in pairs])
   return Agreement(
     correlation.scores(predicted, truth),
-    len(both),
-    len(opinions) - len(both),
-    len(scored) - len(both),
+    len(pairs),
+    len(opinions) - len(pairs),
+    len(scored) - len(pairs),
   )
 
 
-def _by_base_name(scored: Mapping[str, float]) -> dict[str, float]:
-  names = Counter(epath.Path(name).name for name in scored)
-  return {
-    epath.Path(name).name: score
-    for name, score in scored.items()
-    if names[epath.Path(name).name] == 1
-  }
+def _unique_bases(names: Iterable[str]) -> dict[str, str]:
+  """Names by their base names, of those whose base name no other has."""
+  bases = [epath.Path(name).name for name in names]
+  counts = Counter(bases)
+  return {base: name for base, name in zip(bases, names) if counts[base] == 1}

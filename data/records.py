@@ -25,6 +25,7 @@ REASONS = (
   'bad pose',
   'missing depth',
   'no usable label',
+  'bad score',
 )
 NAMED_PER_REASON = 3
 

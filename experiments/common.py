@@ -70,6 +70,29 @@ def _data_fields() -> dict[str, Any]:
   }
 
 
+def _rl_fields() -> dict[str, Any]:
+  """Of the objective 'grpo', whose batch_size counts prompts."""
+  return {
+    'group': 8,  # completions of a prompt
+    'new_tokens': 256,  # longest completion, its EOS included
+    'temperature': 1.0,
+    'updates': 1,  # steps made with a batch of completions
+    'ahead': False,  # completions are drawn one batch ahead of their step
+    'rounds': 0,  # batches of prompts that may replace groups of equal rewards
+    'normalise': 'group_std',  # of advantages, or 'none' (Dr.GRPO)
+    'ratio': 'token',  # or 'sequence' (GSPO)
+    'reduction': 'sequence',  # or 'token' (DAPO), or 'constant' (Dr.GRPO)
+    'clip_low': 0.2,
+    'clip_high': 0.2,
+    'beta': 0.0,  # of the divergence from the first parameters; 0 needs none
+    'drift_bound': 0.02,  # nats between sampler and trainer, then corrected
+    'drift_cap': 2.0,  # largest weight of that correction
+    'reward_seconds': 10.0,  # that a reward may take
+    'reward_threads': 8,
+    'table_every': 100,  # steps between two tables of samples; 0 writes none
+  }
+
+
 def base_config() -> ConfigDict:
   """The fields `launch.train` reads, with their neutral values."""
   return ConfigDict(
@@ -77,7 +100,9 @@ def base_config() -> ConfigDict:
       'seed': 0,
       'workdir': 'runs/unnamed',
       'task': '',  # module of the experiment's task, see experiments/task.py
-      'objective': 'sft',
+      'objective': 'sft',  # a row of launch/objectives.py
+      # Workdir of a run whose last parameters this one starts from.
+      'init_from': '',
       'steps': 1000,
       'batch_size': 64,  # of all devices and processes together
       'accumulate': 1,
@@ -133,6 +158,7 @@ def base_config() -> ConfigDict:
         'new_tokens': 256,
         'mesh': {'data': -1, 'fsdp': 1, 'tensor': 1, 'dcn_data': 1},
       },
+      'rl': _rl_fields(),
       'data': _data_fields(),
     }
   )

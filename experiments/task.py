@@ -15,6 +15,16 @@ A config names a module in `config.task`; the module has a class `Task`:
   task.score(records)  {metric: (value, low, high) or value}; every record has
                        'prediction', the text the model wrote
 
+A task that rewards can train (launch/rl.py) has
+
+  task.prompt(row, rng) -> {'images', 'messages', 'record'} or BadRecord;
+                       `messages` ends with the user's turn, `record` is JSON,
+                       and its 'task', if any, names what is logged by itself
+  task.rewards()       sequence of `vlm.rollout.rewards` Reward or GroupReward;
+                       one Reward is named 'format'
+  task.specimen(record)  the answer that the prompt gives as its example; it
+                       must earn the full format reward
+
 A task may also have
 
   task.measure(job, params)  what its miniature shows beside scores, as JSON;

@@ -22,8 +22,15 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from experiments import task as tasks
-from launch import aot, aot_report, aot_rollout, aot_table, job, topologies
-from vlm.train.sft import sft
+from launch import (
+  aot,
+  aot_report,
+  aot_rollout,
+  aot_table,
+  job,
+  objectives,
+  topologies,
+)
 
 FLAGS = flags.FLAGS
 STEPS = 'train', 'forward', *aot_rollout.STEPS
@@ -47,11 +54,12 @@ def work_of(config: ConfigDict) -> aot.Work:
   # A published checkpoint's shapes are known without its tokenizer.
   chat = None if config.model.preset else tasks.load(config).chat()
   model = job.model_of(config, chat)
+  trainer = objectives.trainer_of(config)
   return aot.Work(
     model=model,
-    objective=sft(model, loss_chunk=config.loss_chunk),
+    objective=trainer.objective(config, model),
     optimizer=job.optimizer_of(config, model),
-    batch=job.batch_of(config.batch_size, job.row_specs(config, model)[-1]),
+    batch=trainer.shapes(config, model),
     mesh=config.mesh,
     accumulate=config.accumulate,
     ema=config.optimizer.ema,

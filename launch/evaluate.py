@@ -6,12 +6,14 @@ r"""Evaluates a checkpoint on a task's sets, or on a benchmark.
     --data=gs://bucket/Video-MME --output=runs/videomme --frames=32
   python -m launch.evaluate --benchmark=depthlm --model=DIR_OR_HUB_ID \
     --data=gs://bucket/ibims1.jsonl --output=runs/ibims1
+  python -m launch.evaluate --benchmark=iqa --model=DIR_OR_HUB_ID \
+    --data=gs://bucket/Data-DeQA-Score --sets=koniq,csiq --output=runs/iqa
 
-`--benchmark` is told of in launch/benchmark.py and, for `depthlm`, in
-launch/depth_benchmark.py. With `--config`, `--checkpoint`
-is a workdir of launch.train (its last good checkpoint is read) or a folder of
-safetensors. Writes, per set, `SET.jsonl` with one prediction a line, and one
-`scores.json` with every setting that produced the scores.
+`--benchmark` is told of in launch/benchmark.py and, for `depthlm` and `iqa`, in
+launch/depth_benchmark.py and launch/iqa_benchmark.py. With `--config`,
+`--checkpoint` is a workdir of launch.train (its last good checkpoint is read)
+or a folder of safetensors. Writes, per set, `SET.jsonl` with one prediction a
+line, and one `scores.json` with every setting that produced the scores.
 """
 
 import json
@@ -31,6 +33,7 @@ from launch import (
   console,
   depth_benchmark,
   distributed,
+  iqa_benchmark,
   job,
   reduction,
 )
@@ -201,6 +204,7 @@ def define_flags() -> None:
   )
   benchmark.define_flags()
   depth_benchmark.define_flags()
+  iqa_benchmark.define_flags()
   reduction.define_flags()
 
 
@@ -213,6 +217,8 @@ def main(argv: list[str]) -> None:
   distributed.initialize_from_flags()
   if flags.FLAGS.benchmark == benchmark.DEPTHLM:
     depth_benchmark.run_from_flags()
+  elif flags.FLAGS.benchmark == benchmark.IQA:
+    iqa_benchmark.run_from_flags()
   elif flags.FLAGS.benchmark:
     benchmark.run_from_flags()
   else:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import grain
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 
 from data import assemble, pack, pipeline, records
 from data.chat import Chat
-from data.checkpoint import load_processor
+from data.checkpoint import eos_ids, load_processor
 from data.draw_log import DrawLog
 from data.examples import Encoder
 from data.pack import RowSpec
@@ -195,12 +196,7 @@ class _Examples(grain.transforms.RandomMap):
 
 def training_batches(job: Job, process_index: int = 0, process_count: int = 1):
   """The iterator of this process's training batches."""
-  log = None
-  if job.config.data.log_draws:
-    path = epath.Path(job.config.workdir) / f'draws-{process_index}.jsonl'
-    log = DrawLog(path)
   data = job.config.data
-  sources, weights = job.task.train_rows()
   transforms, rows = [_Examples(job.task, job.encoder)], None
   if data.packing and len(job.specs) > 1:
     raise ValueError(
@@ -213,6 +209,32 @@ def training_batches(job: Job, process_index: int = 0, process_count: int = 1):
     rows = assemble.Buckets(job.specs)
   else:
     transforms.append(assemble.Pad(job.spec))
+  return stream(job, transforms, rows, job.specs, process_index, process_count)
+
+
+def stream(
+  job: Job,
+  transforms: Sequence[pipeline.Transform],
+  rows: assemble.Rows | None = None,
+  specs: Sequence[RowSpec] = (),
+  process_index: int = 0,
+  process_count: int = 1,
+):
+  """The iterator over the task's training rows, transformed.
+
+  Args:
+    job: the job.
+    transforms: see `pipeline.build`.
+    rows: see `pipeline.build`.
+    specs: to check the first batch against.
+    process_index: of this process.
+    process_count: of the job.
+  """
+  data, log = job.config.data, None
+  if data.log_draws:
+    path = epath.Path(job.config.workdir) / f'draws-{process_index}.jsonl'
+    log = DrawLog(path)
+  sources, weights = job.task.train_rows()
   return pipeline.build(
     sources,
     transforms,
@@ -226,9 +248,19 @@ def training_batches(job: Job, process_index: int = 0, process_count: int = 1):
     epochs=data.epochs or None,
     weights=weights,
     policy=records.BadRowPolicy(data.on_bad, data.max_bad_share),
-    specs=job.specs,
+    specs=specs,
     observe=log,
   )
+
+
+def stop_ids(job: Job) -> tuple[int, ...]:
+  """Ids that end an answer: the checkpoint's, or the template's."""
+  source = job.config.model.init_from
+  if not source:
+    chat = job.chat
+    return (chat.tokenizer.token_to_id(chat.variables['eos_token']),)
+  folder = folders.resolve(source)
+  return eos_ids(folder, folders.read_config(folder), job.chat)
 
 
 def draw_params(job: Job, key: jax.Array) -> Params:

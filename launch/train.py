@@ -23,7 +23,7 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from data.pack import row_size
-from launch import console, distributed, evaluate, job, reduction
+from launch import console, distributed, evaluate, job, objectives, reduction
 from vlm.models import flops
 from vlm.sharding import mesh as mesh_lib
 from vlm.sharding import report, rules
@@ -33,7 +33,6 @@ from vlm.train.loop import train as run_loop
 from vlm.train.metrics import Throughput
 from vlm.train.profile import StepProfile
 from vlm.train.scalars import ScalarLog
-from vlm.train.sft import sft
 from vlm.train.state import (
   abstract_state,
   init_state,
@@ -71,26 +70,25 @@ def run(
   Returns:
     The job and its last state.
   """
-  if config.objective != 'sft':
-    raise ValueError(
-      f'--config.objective={config.objective!r}: launch.train trains by sft'
-    )
+  trainer = objectives.trainer_of(config)
   mesh = mesh_lib.make_mesh(config.mesh)
   mesh_lib.check_batch_size(mesh, config.batch_size, config.accumulate)
-  made = job.prepare(config)
+  made = trainer.prepare(config)
   optimizer = job.optimizer_of(config, made.model)
-  workdir = epath.Path(config.workdir)
-  batches = job.training_batches(made, jax.process_index(), jax.process_count())
+  workdir, scores = epath.Path(config.workdir), trainer.scores or _scores
+  batches = trainer.batches(made, mesh)
   with contextlib.ExitStack() as stack:
     stack.callback(batches.close)
     checkpoints = stack.enter_context(
       contextlib.closing(_checkpoints(config, workdir))
     )
-    state, progress = _first_state(made, optimizer, mesh, checkpoints, batches)
+    state, progress = _first_state(
+      made, optimizer, mesh, checkpoints, batches, trainer.reference(config)
+    )
     if not progress:
       _start(workdir, made, mesh)
     step_fn = make_step(
-      sft(made.model, loss_chunk=config.loss_chunk),
+      trainer.objective(config, made.model),
       optimizer,
       mesh=mesh,
       state_shardings=state_shardings(state),
@@ -109,8 +107,8 @@ def run(
       log_every=config.log_every,
       report=report_row,
       scalars=scalars,
-      throughput=_throughput(made, mesh),
-      evaluate=lambda state, step: _scores(made, state['params'], mesh),
+      throughput=(trainer.throughput or _throughput)(made, mesh),
+      evaluate=lambda state, step: scores(made, state['params'], mesh),
       eval_every=config.eval.every,
       checkpoints=checkpoints,
       checkpoint_every=config.checkpoint.every,
@@ -135,24 +133,26 @@ def _checkpoints(config: ConfigDict, workdir: epath.Path) -> Checkpoints:
   )
 
 
-def _first_state(made, optimizer, mesh, checkpoints, batches):
+def _first_state(made, optimizer, mesh, checkpoints, batches, reference):
   """The last good checkpoint, else `init_from`, else a fresh draw."""
   config = made.config
-  ema = config.optimizer.ema
-  abstract = abstract_state(
-    made.model.abstract_params, optimizer, mesh, ema=ema
-  )
+  kept = {'ema': config.optimizer.ema, 'reference': reference}
+  abstract = abstract_state(made.model.abstract_params, optimizer, mesh, **kept)
   if (latest := checkpoints.latest()) is not None:
     state, facts = checkpoints.restore(abstract, step=latest, data=batches)
     log.info('continuing from step %d', facts.step)
     return state, facts.progress
   shardings = state_shardings(abstract)['params']
-  params = job.initial_params(made, shardings)
+  if config.init_from:
+    params, where = evaluate.load_checkpoint(made, config.init_from, mesh)
+    log.info('starting from %s', where)
+  else:
+    params = job.initial_params(made, shardings)
   if params is not None:
-    return state_from_params(params, optimizer, mesh, ema=ema), {}
+    return state_from_params(params, optimizer, mesh, **kept), {}
   key = jax.random.key(config.seed)
   draw = functools.partial(job.draw_params, made)
-  state = init_state(draw, optimizer, mesh, key=key, ema=ema)
+  state = init_state(draw, optimizer, mesh, key=key, **kept)
   return state, {}
 
 

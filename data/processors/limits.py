@@ -1,4 +1,4 @@
-"""Processors that leave a picture's size alone.
+"""Processors with another limit on a picture's size.
 
 A limit on pixels shrinks a large picture, and with it the focal length that
 DepthLM has just made common: stock Pixtral limits a side to 1,024 pixels where
@@ -27,4 +27,22 @@ def unshrinking(processor: Any, side: int) -> Any:
     facts = dataclasses.replace(processor.facts, pixels=budget)
   else:
     return processor
+  return dataclasses.replace(processor, facts=facts)
+
+
+def capped(processor: Any, pixels: int) -> Any:
+  """The processor with pictures of at most so many pixels.
+
+  Rows have room for the largest picture, and a prompt is never cut: a corpus
+  with a few huge photographs would make every row as long as theirs.
+
+  Towers that see tiles come back as they are: their canvas is the limit.
+  """
+  if not isinstance(processor, QwenVL):
+    return processor
+  budget = processor.facts.pixels
+  most = max(budget.fewest, min(budget.most, pixels))
+  facts = dataclasses.replace(
+    processor.facts, pixels=Budget(budget.fewest, most)
+  )
   return dataclasses.replace(processor, facts=facts)

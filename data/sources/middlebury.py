@@ -40,7 +40,7 @@ def package_folder() -> pathlib.Path:
   found = importlib.util.find_spec('skimage')
   if found is None or found.origin is None:
     raise FileNotFoundError(
-      'the motorcycle photograph comes with scikit-image, which is not '
+      'these photographs come with scikit-image, which is not '
       'installed; pip install scikit-image'
     )
   return pathlib.Path(found.origin).parent / 'data'

@@ -5,9 +5,10 @@ cannot be shown keeps its row, with the reason, and nobody listens to it.
 """
 
 import dataclasses
+import functools
 import json
 from collections import deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -20,7 +21,8 @@ from data.records import BadRecord
 from experiments.asking import hosts
 from experiments.asking.batch import batch_of, check_length, shape_of
 from experiments.asking.clock import Clock
-from vlm.rollout.sampler import Weights, prepare
+from vlm.rollout.sampler import prepare
+from vlm.rollout.samples import Samples
 from vlm.sharding.batch import to_global
 
 LONGEST_PROBLEM = 500  # characters
@@ -62,7 +64,36 @@ class Subject(Protocol):
     """One line of predictions.jsonl; `said` is None where there is a problem.
 
     `grid` is [frames, visual tokens of each], None where there is a problem.
+    Where answers are drawn too (`Batches.draws`), they come as `drawn`, a list,
+    None where there is a problem.
     """
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+  """Answers that are drawn beside the greedy one.
+
+  A question's draws depend on its place among all questions, not on its batch.
+
+  Attributes:
+    count: of each question.
+    temperature, top_p, top_k: see `vlm.rollout.settings.Sampling`.
+    seed: of all draws.
+  """
+
+  count: int
+  temperature: float = 1.0
+  top_p: float = 1.0
+  top_k: int = 0
+  seed: int = 0
+
+  def seeds(self, places: Sequence[int]) -> np.ndarray:
+    """One for each of some questions, uint32."""
+    drawn = [
+      np.random.SeedSequence((self.seed, place)).generate_state(1)[0]
+      for place in places
+    ]
+    return np.array(drawn, np.uint32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +103,12 @@ class Batches:
   Attributes:
     size: questions answered at once, by all processes together.
     threads: that prepare questions, of each process.
+    draws: answers beside the greedy one, if any.
   """
 
   size: int
   threads: int = 4
+  draws: Draws | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +143,7 @@ def ask(
   clock: Clock,
   done: int = 0,
 ) -> Iterator[list[dict[str, Any]]]:
-  """Answers questions greedily.
+  """Answers questions greedily, and by draws where the batches say so.
 
   Args:
     assistant: whose parameters lie on `mesh`.
@@ -132,17 +165,24 @@ def ask(
     for start in range(done, len(questions), size)
   ]
   with ThreadPoolExecutor(batches.threads) as pool:
-    for chunk, shown in reader.read_ahead(pool, chunks):
+    for number, (chunk, shown) in enumerate(reader.read_ahead(pool, chunks)):
       notes = [
         json.loads(note) for note in hosts.joined([s.note for s in shown])
       ]
       shapes, texts = [note['shape'] for note in notes], [None] * size
       if any(not note['problem'] for note in notes[: len(chunk)]):
         batch = batch_of(assistant, [s.sample for s in shown], shapes)
-        limit = subject.max_new_tokens
-        texts = _answers(assistant, weights, batch, limit, mesh, clock)
+        texts = _answers(
+          to_global(batch, mesh),
+          mesh,
+          functools.partial(clock.sample, assistant, weights),
+          subject.max_new_tokens,
+          batches.draws,
+          done + number * size,
+        )
       yield [
-        _record(subject, *row) for row in zip(chunk, notes, texts, strict=False)
+        _record(subject, *row, batches.draws is not None)
+        for row in zip(chunk, notes, texts, strict=False)
       ]
 
 
@@ -219,23 +259,44 @@ def _grid(sample: pack.Sample) -> list[int]:
 
 
 def _answers(
-  assistant: Assistant,
-  weights: Weights,
   batch: dict[str, Any],
-  max_new_tokens: int,
   mesh: jax.sharding.Mesh,
-  clock: Clock,
-) -> list[str]:
+  sample: Callable[..., Samples],
+  max_new_tokens: int,
+  draws: Draws | None,
+  first: int,
+) -> list[list[str]]:
+  """[rows][1 + draws] texts: the greedy answer, then what is drawn."""
+  rows = hosts.order(batch['tokens'].shape[0])
   with jax.set_mesh(mesh):
-    out = clock.sample(
-      assistant, weights, to_global(batch, mesh), max_new_tokens
-    )
-  rows = hosts.order(batch['tokens'].shape[0] * jax.process_count())
-  return [out.texts[row][0] for row in rows]
+    out = sample(batch, max_new_tokens)
+    texts = [[out.texts[row][0]] for row in rows]
+    if draws is not None:
+      seeds = np.empty(len(rows), np.uint32)
+      seeds[rows] = draws.seeds(range(first, first + len(rows)))
+      out = sample(
+        batch,
+        max_new_tokens,
+        draws.count,
+        seeds,
+        temperature=draws.temperature,
+        top_p=draws.top_p,
+        top_k=draws.top_k,
+      )
+      for row, found in zip(rows, texts, strict=True):
+        found += out.texts[row]
+  return texts
 
 
 def _record(
-  subject: Subject, question: Any, note: dict[str, Any], text: str | None
+  subject: Subject,
+  question: Any,
+  note: dict[str, Any],
+  texts: list[str] | None,
+  drawn: bool,
 ) -> dict[str, Any]:
-  said = None if note['problem'] or text is None else text.strip()
-  return subject.record(question, said, note['problem'], note['grid'])
+  heard = None if note['problem'] or texts is None else texts
+  said, *others = [text.strip() for text in heard] if heard else [None]
+  more = {'drawn': others if heard else None} if drawn else {}
+  problem, grid = note['problem'], note['grid']
+  return subject.record(question, said, problem, grid, **more)

@@ -34,15 +34,30 @@ class Clock:
     weights: Weights,
     batch: dict[str, Any],
     max_new_tokens: int,
+    samples: int = 1,
+    seeds: Any = None,
+    **drawing: float,
   ) -> Samples:
-    """Greedy answers to a batch, like `vlm.rollout.sampler.sample`."""
+    """Answers to a batch, like `vlm.rollout.sampler.sample`; greedy by default.
+
+    Args:
+      assistant: who answers.
+      weights: its parameters.
+      batch: the prompts.
+      max_new_tokens: longest answer.
+      samples: answers to each prompt.
+      seeds: one for each prompt, where answers are drawn.
+      **drawing: `temperature` and other fields of `Sampling`.
+    """
     began = time.perf_counter()
     length = batch['tokens'].shape[1]
     run = Decoding(
       assistant.model,
       weights,
       batch,
-      Sampling(max_new_tokens, assistant.stop, temperature=0),
+      Sampling(max_new_tokens, assistant.stop, **{'temperature': 0} | drawing),
+      samples,
+      seeds,
       buckets=Buckets(prompt=(length,), new=(max_new_tokens,)),
     )
     run.spoken()  # Waits for the first token.
@@ -50,7 +65,7 @@ class Clock:
     run.advance(max_new_tokens)
     out = run.result(None, assistant.chat.decode)
     ended = time.perf_counter()
-    shape = str(jax.tree.map(lambda array: array.shape, batch))
+    shape = str((jax.tree.map(lambda array: array.shape, batch), samples))
     if shape in self._shapes:
       if self._vision is None and 'pixels' in batch:
         self._vision = vision_seconds(assistant, batch)

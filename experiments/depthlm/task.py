@@ -17,8 +17,10 @@ from data.sources.room_rows import label_frame
 from experiments.depthlm import rows as depth_rows
 from experiments.depthlm import score
 from vlm.methods.depthlm import camera, facts, sample
+from vlm.methods.depthlm.rewards import REWARDS, states_number
 from vlm.methods.depthlm.sample import SampleSettings
 from vlm.methods.depthlm.tasks import NUMBER
+from vlm.rollout.rewards import Reward
 
 PHOTO_LABELS = 400
 WORDS = ('how far?', ' ', 'f', *'0123456789.')
@@ -117,6 +119,34 @@ class Task:
       'messages': [_question(query), answer],
       '_replay': query['replay'],
     }
+
+  def prompt(
+    self, row: Mapping[str, Any], rng: np.random.Generator
+  ) -> dict[str, Any]:
+    """The question of a training example, without its answer.
+
+    Raises:
+      BadRecord: no label of the row can be asked about.
+    """
+    query = self.training_query(row, rng)
+    if query is None:
+      raise records.BadRecord('no usable label', 'the arrow fits nowhere')
+    facts = ('task', 'value', 'answer', 'replay')
+    return {
+      'images': query['images'],
+      'messages': [_question(query)],
+      'record': {name: query[name] for name in facts},
+      '_replay': query['replay'],
+    }
+
+  def rewards(self) -> tuple[Reward, ...]:
+    """That of `config.reward`, and whether there is a number to reward."""
+    name = self._config.reward
+    return Reward(name, REWARDS[name]), Reward('format', states_number, 0.0)
+
+  def specimen(self, record: Mapping[str, Any]) -> str:
+    """The true answer, in the words that a model is taught."""
+    return record['answer']
 
   def training_query(
     self, row: Mapping[str, Any], rng: np.random.Generator

@@ -269,12 +269,38 @@ class TestFull:
 
 
 class TestGRPO:
-  def test_the_config_stands_and_sft_refuses_it(self):
+  def test_the_config_stands(self):
     config = grpo.get_config('smoke,reward=delta1')
     assert config.rl.group == config.rollout.samples == 8
-    with pytest.raises(ValueError, match="objective='grpo'"):
-      train.run(config)
+    assert config.reward == 'delta1'
     with pytest.raises(ValueError, match='reward='):
       grpo.get_config('full,reward=l2')
     whole = grpo.get_config('full')
-    assert whole.rollout.rows * whole.rl.group == whole.batch_size
+    sft = depthlm.get_config('full,model=qwen2.5-vl-3b')
+    assert whole.rollout.rows == whole.batch_size
+    assert whole.batch_size * whole.rl.group == sft.batch_size
+
+  def test_it_goes_on_from_a_short_sft(self, tmp_path):
+    sft = depthlm.get_config('smoke')
+    sft.rooms.cache = str(tmp_path / 'rooms')
+    sft.rooms.train_images = 16
+    sft.workdir, sft.steps = str(tmp_path / 'sft'), 30
+    train.run(sft)
+    config = grpo.get_config('smoke')
+    config.rooms = sft.rooms
+    config.batch_size = config.rollout.rows = 8  # of eight devices
+    config.workdir, config.init_from = str(tmp_path / 'rl'), sft.workdir
+    rows = []
+    train.run(config, report_row=rows.append)
+    assert [row['step'] for row in rows] == [2, 4]
+    for row in rows:
+      assert row['rollout/reward/format'] > 0.9  # so it did start from the SFT
+      assert -10 <= row['rollout/reward'] < 0
+      assert row['drift/max'] < 1e-3 and row['rollout/identical'] < 0.5
+      assert row['rollout/failed/negative_l1'] == 0
+    table = tmp_path / 'rl' / 'samples' / '00000002.jsonl'
+    samples = [json.loads(line) for line in table.read_text().splitlines()]
+    assert len(samples) == 8
+    for sample_ in samples:
+      assert len(sample_['completions']) == 8
+      assert sample_['record']['value'] > 0

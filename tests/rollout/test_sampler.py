@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vlm.losses.drift import drift
 from vlm.losses.tokens import token_logprobs
 from vlm.rollout import decoding, filters
-from vlm.rollout.drift import drift
 from vlm.rollout.sampler import Decoding, prepare, sample
 from vlm.rollout.settings import Buckets, Sampling
 from vlm.sharding import mesh as mesh_lib

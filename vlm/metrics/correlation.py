@@ -95,7 +95,7 @@ def logistic_fit(predicted, truth, parameters: int = 4) -> np.ndarray:
   """Predictions mapped to opinions by a fitted logistic curve.
 
   4 parameters: (b1 - b2) / (1 + exp(-(x - b3) / b4)) + b2, from max y, min y,
-  mean x and std x / 4 (DeQA-Score's protocol). 5 parameters:
+  mean x and +-std x / 4 (DeQA-Score's protocol). 5 parameters:
   b1 (1/2 - 1 / (1 + exp(b2 (x - b3)))) + b4 x + b5 (Sheikh et al. 2006).
 
   Args:
@@ -120,10 +120,10 @@ def logistic_fit(predicted, truth, parameters: int = 4) -> np.ndarray:
   # alike whatever a scorer's range.
   x = (predicted - predicted.mean()) / predicted.std()
   high, low = truth.max(), truth.min()
+  sign = np.sign(_pearson(x, truth)) or 1.0  # of a scorer that is inverted
   if parameters == 4:
-    curve, start = _logistic4, [high, low, 0.0, 0.25]
+    curve, start = _logistic4, [high, low, 0.0, 0.25 * sign]
   else:
-    sign = np.sign(_pearson(x, truth)) or 1.0
     curve = _logistic5
     start = [sign * (high - low), 1.0, 0.0, 0.0, truth.mean()]
   try:

@@ -132,6 +132,23 @@ def make_mesh(config: Any, devices: Sequence[Any] | None = None) -> Mesh:
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def reshaped(mesh: Mesh, config: Any) -> Mesh:
+  """The devices of a mesh in the same order, in another shape.
+
+  The order lets one jitted program take arrays from one mesh to the other.
+
+  Args:
+    mesh: the job's mesh.
+    config: see `make_mesh`.
+
+  Raises:
+    ValueError: see `MeshShape.resolve`.
+  """
+  shape = MeshShape.of(config).resolve(mesh.devices.size)
+  sizes = shape.dcn_data * shape.data, shape.fsdp, shape.tensor
+  return Mesh(mesh.devices.reshape(sizes), AXES, axis_types=mesh.axis_types)
+
+
 def batch_shards(mesh: Any) -> int:
   """Number of shards of a batch's leading axis."""
   return int(np.prod([mesh.shape[name] for name in BATCH_AXES]))

@@ -11,7 +11,7 @@ import contextlib
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -29,6 +29,7 @@ from vlm.train.watchdog import Watchdog
 
 AHEAD = 2
 NO_COST = Throughput()
+NOTHING = types.MappingProxyType({})
 
 State = dict[str, Any]
 Row = dict[str, Any]
@@ -42,10 +43,18 @@ class DataExhausted(RuntimeError):
   """The data ended before the last step."""
 
 
+@runtime_checkable
+class OnPolicyBatches(Protocol):
+  """Batches that the parameters of the moment make."""
+
+  def next_with(self, state: State) -> Mapping:
+    """The batch of the step that follows from `state`."""
+
+
 def train(
   state: State,
   step_fn: Callable[[State, Mapping], tuple[State, Mapping]],
-  batches: Iterator[Mapping],
+  batches: Iterator[Mapping] | OnPolicyBatches,
   *,
   steps: int,
   mesh: Mesh,
@@ -68,7 +77,8 @@ def train(
     state: {'params', 'opt_state', 'step', ...} on the devices; donated.
     step_fn: Jitted (state, batch) -> (state, {name: (num, den)}).
     batches: Host batches of this process (numpy, keys with '_' stay here); an
-      iterator with grain's `get_state` is saved with every checkpoint.
+      iterator with grain's `get_state` is saved with every checkpoint. What a
+      batch says in '_metrics', {name: (num, den)} of the whole job, is logged.
     steps: Number of the last step.
     mesh: The job's mesh.
     log_every: Steps per log row; the row holds means over them.
@@ -113,7 +123,7 @@ def train(
       profile.before(step + 1)
       state, metrics = step_fn(state, to_global(batch, mesh))
       step += 1
-      run.account(step, metrics)
+      run.account(step, metrics, batch.get('_metrics', NOTHING))
       if profile.ends_at(step):
         run.drain()
         profile.stop()
@@ -135,9 +145,10 @@ class _Run:
   def __init__(self, step: int, progress: Mapping, **options: Any):
     self._o = types.SimpleNamespace(**options)
     self._window = metrics_lib.window_from_json(progress.get('window'), step)
+    self._told = dict(progress.get('told', {}))  # the host's part of the window
     self._scores = dict(progress.get('scores', {}))
     self._in_flight = collections.deque()  # (step, its metrics)
-    self._closed = collections.deque()  # (step, window, data wait)
+    self._closed = collections.deque()  # (step, window, told, data wait)
     self._clock = Clock()
     self._waited = 0.0
 
@@ -149,7 +160,10 @@ class _Run:
     """
     start = time.perf_counter()
     try:
-      batch = next(self._o.batches)
+      if isinstance(self._o.batches, OnPolicyBatches):
+        batch = self._o.batches.next_with(state)
+      else:
+        batch = next(self._o.batches)
     except StopIteration:
       self.drain()
       self.save(step, state)
@@ -167,16 +181,21 @@ class _Run:
     _, metrics = self._in_flight[-1]
     return not all(x.is_ready() for x in jax.tree.leaves(metrics))
 
-  def account(self, step: int, metrics: Mapping) -> None:
+  def account(
+    self, step: int, metrics: Mapping, told: Mapping = NOTHING
+  ) -> None:
     """Adds a step to the window; waits for the step AHEAD steps before."""
+    for name, (num, den) in told.items():
+      old = self._told.get(name, (0.0, 0.0))
+      self._told[name] = (old[0] + float(num), old[1] + float(den))
     if self._window is None:
       self._window = metrics_lib.start_window(metrics, np.int32(step))
     else:
       self._window = metrics_lib.add_to_window(self._window, metrics)
     if step % self._o.log_every == 0 or step == self._o.steps:
       jax.tree.map(lambda x: x.copy_to_host_async(), self._window)
-      self._closed.append((step, self._window, self._waited))
-      self._window, self._waited = None, 0.0
+      self._closed.append((step, self._window, self._told, self._waited))
+      self._window, self._told, self._waited = None, {}, 0.0
     self._in_flight.append((step, metrics))
     first = not self._clock.running
     while len(self._in_flight) > (0 if first else AHEAD):
@@ -215,6 +234,7 @@ class _Run:
         metrics=self._scores,
         progress={
           'window': metrics_lib.window_to_json(window),
+          'told': self._told,
           'scores': self._scores,
         },
       )
@@ -246,10 +266,12 @@ class _Run:
     if self._closed and self._closed[0][0] == step:
       self._write_row(*self._closed.popleft())
 
-  def _write_row(self, step: int, window: dict, waited: float) -> None:
+  def _write_row(
+    self, step: int, window: dict, told: dict, waited: float
+  ) -> None:
     window = jax.device_get(window)
     self._check_finite(window)
-    means = metrics_lib.means(window)
+    means = metrics_lib.means({'sums': window['sums'] | told})
     self._scores |= {k: v for k, v in means.items() if v is not None}
     row = {'step': step, 'steps': self._o.steps, **means}
     if timing := self._clock.lap(step):

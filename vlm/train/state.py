@@ -1,7 +1,9 @@
 """The training state: one pure dict, sharded from birth.
 
-state = {'params', 'opt_state', 'step' (int32)} and 'ema' when asked for. The
-optimiser's moments are sharded as their parameters; scalars are replicated.
+state = {'params', 'opt_state', 'step' (int32)}, and 'ema' and 'reference' when
+asked for. The optimiser's moments are sharded as their parameters; scalars are
+replicated. The reference is the trainable part of the first parameters; what
+is frozen it shares with 'params'.
 """
 
 from collections.abc import Callable
@@ -24,6 +26,7 @@ def abstract_state(
   rules=DEFAULT_RULES,
   *,
   ema: float = 0.0,
+  reference: bool = False,
 ) -> dict[str, Any]:
   """Shapes, dtypes and shardings of a state, without arrays.
 
@@ -33,6 +36,7 @@ def abstract_state(
     mesh: the job's mesh.
     rules: sharding table, see `vlm.sharding.rules`.
     ema: above 0, the state holds averaged parameters.
+    reference: whether the state keeps the first parameters.
 
   Returns:
     The state with ShapeDtypeStructs that carry NamedShardings; lower a step
@@ -42,7 +46,7 @@ def abstract_state(
   trainable, _ = optimizer.split(placed)
   replicated = NamedSharding(mesh, P())
   abstract = jax.eval_shape(
-    lambda params: _assemble(params, optimizer, ema), abstract_params
+    lambda params: _assemble(params, optimizer, ema, reference), abstract_params
   )
   spread = {'params': placed, 'step': replicated}
   # `jit(init)` alone would leave the moments unsharded, so they are told.
@@ -57,6 +61,8 @@ def abstract_state(
   )
   if ema:
     spread['ema'] = placed
+  if reference:
+    spread['reference'] = trainable
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=sharding
@@ -83,6 +89,7 @@ def init_state(
   *,
   key: jax.Array,
   ema: float = 0.0,
+  reference: bool = False,
 ) -> dict[str, Any]:
   """Draws a state directly into its shards.
 
@@ -93,15 +100,21 @@ def init_state(
     rules: sharding table.
     key: typed key.
     ema: above 0, the state holds averaged parameters.
+    reference: whether the state keeps the first parameters.
 
   Returns:
     The state; no array ever exists unsharded.
   """
   abstract = abstract_state(
-    jax.eval_shape(model_init, key), optimizer, mesh, rules, ema=ema
+    jax.eval_shape(model_init, key),
+    optimizer,
+    mesh,
+    rules,
+    ema=ema,
+    reference=reference,
   )
   draw = jax.jit(
-    lambda key: _assemble(model_init(key), optimizer, ema),
+    lambda key: _assemble(model_init(key), optimizer, ema, reference),
     out_shardings=state_shardings(abstract),
   )
   return draw(key)
@@ -114,6 +127,7 @@ def state_from_params(
   rules=DEFAULT_RULES,
   *,
   ema: float = 0.0,
+  reference: bool = False,
 ) -> dict[str, Any]:
   """A state around given (for example converted) parameters.
 
@@ -123,26 +137,34 @@ def state_from_params(
     mesh: the job's mesh.
     rules: sharding table.
     ema: above 0, the state holds averaged parameters.
+    reference: whether the state keeps the first parameters.
 
   Returns:
     The state. Arrays already in place are shared, not copied: a step that
     donates the state consumes them.
   """
   abstract = abstract_state(
-    jax.eval_shape(lambda: params), optimizer, mesh, rules, ema=ema
+    jax.eval_shape(lambda: params),
+    optimizer,
+    mesh,
+    rules,
+    ema=ema,
+    reference=reference,
   )
   placed = state_shardings(abstract)
   params = jax.device_put(params, placed['params'])
   rest = {name: value for name, value in placed.items() if name != 'params'}
 
   def complete(params):
-    state = _assemble(params, optimizer, ema)
+    state = _assemble(params, optimizer, ema, reference)
     return {name: state[name] for name in rest}
 
   return {'params': params} | jax.jit(complete, out_shardings=rest)(params)
 
 
-def _assemble(params: Any, optimizer: Optimizer, ema: float) -> dict[str, Any]:
+def _assemble(
+  params: Any, optimizer: Optimizer, ema: float, reference: bool
+) -> dict[str, Any]:
   state = {
     'params': params,
     'opt_state': optimizer.init(params),
@@ -151,4 +173,7 @@ def _assemble(params: Any, optimizer: Optimizer, ema: float) -> dict[str, Any]:
   if ema:
     # The step donates the state, so the average needs its own buffers.
     state['ema'] = jax.tree.map(jnp.copy, params)
+  if reference:
+    trainable, _ = optimizer.split(params)
+    state['reference'] = jax.tree.map(jnp.copy, trainable)
   return state

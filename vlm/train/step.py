@@ -110,7 +110,7 @@ def _gradients(loss, params, batch, key, accumulate, mesh, shardings):
   def add(total, inputs):
     return jax.tree.map(jnp.add, total, micro(*inputs)), None
 
-  pieces = jax.tree.map(lambda x: _split(x, accumulate, mesh), batch)
+  pieces = jax.tree.map(lambda x: split_rows(x, accumulate, mesh), batch)
   shapes = jax.eval_shape(
     micro, 0, jax.tree.map(lambda piece: piece[0], pieces)
   )
@@ -119,7 +119,7 @@ def _gradients(loss, params, batch, key, accumulate, mesh, shardings):
   return total
 
 
-def _split(array, accumulate: int, mesh: Mesh):
+def split_rows(array, accumulate: int, mesh: Mesh):
   """[B, ...] -> [accumulate, B / accumulate, ...], no row changing device.
 
   Microbatch i takes rows i, i + accumulate, ...: each device's block of rows
@@ -146,7 +146,7 @@ def _update(state, grads, metrics, optimizer: Optimizer, ema: float):
   moved, opt_state, updates = optimizer.apply(
     grads, state['opt_state'], trainable
   )
-  new = {
+  new = state | {
     'params': merge(moved, frozen),
     'opt_state': opt_state,
     'step': state['step'] + 1,

@@ -38,6 +38,12 @@ def within_delta1(output: str, record: Mapping[str, Any]) -> float:
   return float(max(predicted / truth, truth / predicted) < 1.25)
 
 
+def states_number(output: str, record: Mapping[str, Any]) -> float:
+  """1 where the answer states a positive number, else 0."""
+  del record  # Any number will do.
+  return float(parse_metres(output) is not None)
+
+
 REWARDS: dict[str, Reward] = {
   'negative_l1': negative_l1,
   'negative_abs_rel': negative_abs_rel,

@@ -45,3 +45,28 @@ def drift(
     'drift/ratio': (total(ratio), count),
     'drift/ratio_spread': (total((ratio - 1) ** 2), count),
   }
+
+
+def weights(
+  trainer_logprobs: Float[Array, 'B T'],
+  sampler_logprobs: Float[Array, 'B T'],
+  mask: Float[Array, 'B T'],
+  bound: float,
+  cap: float,
+) -> Float[Array, 'B T']:
+  """Truncated importance weights min(exp(d), cap) of completions that drifted.
+
+  Sequence by sequence, so that neither microbatches nor devices change what is
+  corrected: 1 throughout a sequence whose mean |d| is at most `bound`.
+
+  Args:
+    trainer_logprobs: log pi of the trainer before any update, nats.
+    sampler_logprobs: of the sampler, for the same tokens.
+    mask: 1 where a token counts.
+    bound: nats.
+    cap: largest weight.
+  """
+  d = jnp.where(mask > 0, trainer_logprobs - sampler_logprobs, 0)
+  count = jnp.maximum((mask > 0).sum(axis=1, keepdims=True), 1)
+  drifted = jnp.abs(d).sum(axis=1, keepdims=True) / count > bound
+  return jnp.where(drifted, jnp.minimum(jnp.exp(d), cap), 1.0)

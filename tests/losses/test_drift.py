@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from vlm.rollout.drift import drift
+from vlm.losses.drift import drift
 
 
 def test_drift_by_hand():

@@ -1,0 +1,192 @@
+r"""Q-Insight: image quality by reasoning that is learnt from rewards.
+
+  python -m launch.train --config=experiments/rali/q_insight.py:full \
+    --config.model.init_from=Qwen/Qwen2.5-VL-7B-Instruct \
+    --config.data.path=gs://BUCKET/Data-DeQA-Score \
+    --config.sets.degradations="('refA_sd_brief/metas/train_dist.json',)"
+  python -m launch.train --config=experiments/rali/q_insight.py:tiny,arm=base
+
+Sizes: `full` (arXiv 2503.22679, section 5 of its recipe), `tiny` (the world of
+photographs, minutes), `smoke` (seconds). Arms:
+
+  score_degradation  both tasks in one stream, the method
+  score              the score task alone
+  no_think           both tasks, answers without reasoning
+  rank               VisualQuality-R1's reward on one set
+  sft_score          supervised: the rating as text
+  sft_level          supervised: Q-Align's five words
+  sft_description    supervised: a teacher's descriptions, then ratings (RACT)
+  base               tiny only: captions with mistakes, which every arm of the
+                     miniature starts from
+  base_no_think      tiny only: the same, with nothing but the answers
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from data import dct
+from experiments.common import base_config, parse_arg
+from experiments.rali import sets, vocabulary
+from vlm.methods.rali.prompts import Wording
+from vlm.methods.rali.score_reward import THRESHOLD
+
+SUPERVISED = {
+  'sft_score': ('score', 'answer'),
+  'sft_level': ('level', 'level'),
+  'sft_description': ('description', 'answer'),
+  'base': ('description', 'answer'),
+  'base_no_think': ('score', 'answer'),
+}
+BASES = ('base', 'base_no_think')
+REWARDED = ('score_degradation', 'score', 'no_think', 'rank')
+OTHER_SETS = ('spaq', 'kadid', 'pipal', 'livew', 'agiqa', 'csiq')
+# A picture of 1024 x 768 pixels is 37 x 27 visual tokens; patches come in
+# windows of 64, which other shapes of as many pixels fill less well.
+PIXELS, VISUAL, UNITS = 1024 * 768, 1024, 5_120
+TEXT = 384  # tokens: system message, question and template, with room
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  """The config of one size, model and arm; see the module's docstring."""
+  options = parse_arg(
+    arg,
+    ('full', 'tiny', 'smoke'),
+    model='qwen2.5-vl-7b',
+    arm='score_degradation',
+    seed=0,
+  )
+  if options.arm not in (*REWARDED, *SUPERVISED):
+    raise ValueError(
+      f'arm={options.arm!r}, expected one of {(*REWARDED, *SUPERVISED)}'
+    )
+  if options.size == 'full' and options.arm in BASES:
+    raise ValueError(f'arm={options.arm}: published checkpoints are the base')
+  config = base_config()
+  config.task = 'experiments.rali.task'
+  config.seed = options.seed
+  config.workdir = f'runs/rali/{options.size}-{options.arm}-{options.seed}'
+  config.wording = dataclasses.asdict(Wording())
+  config.iqa = {
+    'target': 'score',  # of supervised training; see answers.py
+    'reward': 'score',  # or 'rank'
+    'format': 'strict',  # of vlm/methods/rali/answer_format.py
+    'threshold': THRESHOLD,
+    'think': True,
+    'reader': 'answer',  # of vlm/methods/rali/readers.py, in evaluation
+    'decimals': 2,
+    'max_pixels': PIXELS,
+  }
+  config.sets = {'train': (), 'degradations': (), 'eval': (), 'scored': ()}
+  fill = _full if options.size == 'full' else _small
+  fill(config, options)
+  _arm(config, options.arm)
+  return config
+
+
+def _arm(config: ConfigDict, arm: str) -> None:
+  """What an arm changes."""
+  if arm in SUPERVISED:
+    config.iqa.target, config.iqa.reader = SUPERVISED[arm]
+    config.iqa.think = arm in ('sft_description', 'base')
+    config.wording.system = ''
+    generic = (sets.GENERIC,) if arm in BASES else ()
+    config.sets.train = generic or config.sets.train
+    config.sets.degradations = generic
+    return
+  config.objective = 'grpo'
+  if arm == 'score':
+    config.sets.degradations = ()
+  elif arm == 'no_think':
+    config.iqa.think, config.iqa.format = False, 'answer_only'
+  elif arm == 'rank':
+    # Lenient as its authors have it; one set, whose opinions can be ordered.
+    config.iqa.reward, config.iqa.format = 'rank', 'lenient'
+    config.iqa.reader = 'last_answer'
+    config.sets.degradations = ()
+
+
+def _full(config: ConfigDict, options: ConfigDict) -> None:
+  rank, supervised = options.arm == 'rank', options.arm in SUPERVISED
+  config.model.preset = options.model
+  config.model.init_from = 'gs://BUCKET/CHECKPOINT'
+  config.runtime.dtype, config.runtime.remat = 'bfloat16', 'block'
+  config.sets.train = ('kadid',) if rank else ('koniq',)
+  config.sets.degradations = (
+    'gs://BUCKET/Data-DeQA-Score/KADIS700K/refA_sd_brief/metas/train_dist.json',
+  )
+  config.sets.eval = ('koniq', *OTHER_SETS)
+  config.data.path = config.data.images = 'gs://BUCKET/Data-DeQA-Score'
+  config.data.seq_len, config.data.units = VISUAL + TEXT, UNITS
+  config.data.visual_tokens, config.data.workers = VISUAL, 16
+  config.data.on_bad = 'skip'
+  config.optimizer.lr, config.optimizer.schedule = 1e-6, 'linear'
+  config.checkpoint.every, config.log_every = 200, 1
+  config.eval.max_new_tokens, config.eval.batch_size = 1024, 64
+  if supervised:
+    config.optimizer.lr = 1e-5
+    config.batch_size, config.steps = 128, 110  # two epochs of KonIQ
+    return
+  # Ten epochs: (7,046 + about 7,000) images by 16 prompts of 8 completions;
+  # VisualQuality-R1: 6,100 images by 64 prompts of 6.
+  config.batch_size, config.steps = (64, 950) if rank else (16, 8_800)
+  _rewarded(config, 6 if rank else 8, 256, 0.04 if rank else 0.001)
+
+
+def _small(config: ConfigDict, options: ConfigDict) -> None:
+  """A small VLM on the world of photographs, 32 x 32 pixels."""
+  smoke, supervised = options.size == 'smoke', options.arm in SUPERVISED
+  config.photos = {
+    'seed': 0,
+    'train': 64 if smoke else 1_500,  # of a family
+    'test': 24 if smoke else 400,
+    'generic': 64 if smoke else 8_000,
+  }
+  config.sets.train = ('A',)
+  config.sets.degradations = ('A',)
+  config.sets.eval = ('A', 'C') if smoke else tuple('ABCDE')
+  config.wording = {
+    'system': '',
+    'score': vocabulary.SCORE,
+    'degradation': vocabulary.DEGRADATION,
+  }
+  config.iqa.decimals = 1
+  config.data.points, config.data.visual_tokens = 1, 17  # and the newline
+  config.data.seq_len = 52
+  config.model.vision = {
+    'image_size': 24,  # four patches of features along each side
+    'patch': 6,
+    'width': 32 if smoke else 64,
+    'depth': 2,
+    'heads': 4,
+    'mlp_width': 64 if smoke else 256,
+    'pixel_std': (1 / (2 * dct.RANGE),) * 3,
+  }
+  config.model.decoder = {
+    'width': 32 if smoke else 96,
+    'depth': 2 if smoke else 3,
+    'heads': 4,
+    'kv_heads': 4,
+    'head_dim': 8 if smoke else 24,
+    'mlp_width': 64 if smoke else 256,
+    'rope_theta': 1e4,
+    'tied_head': False,
+  }
+  config.runtime.unroll = True
+  config.loss_chunk = 64
+  config.log_every = 10 if smoke else 25
+  config.eval.batch_size = 24 if smoke else 100
+  config.eval.max_new_tokens = 24
+  config.optimizer.lr = 1e-3
+  if supervised:
+    config.optimizer.warmup = 5 if smoke else 20
+    config.steps, config.batch_size = (30, 16) if smoke else (500, 64)
+    return
+  config.steps, config.batch_size = (4, 4) if smoke else (160, 24)
+  _rewarded(config, 4 if smoke else 8, 24, 0.001)
+
+
+def _rewarded(
+  config: ConfigDict, group: int, new_tokens: int, beta: float
+) -> None:
+  config.rl.update(group=group, new_tokens=new_tokens, beta=beta)

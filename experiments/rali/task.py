@@ -1,0 +1,173 @@
+"""Q-Insight and its peers as a task: rows to questions, answers to ratings.
+
+Files (data/sources/iqa.py) or the world of photographs (data/worlds/photos.py)
+alike; `config.iqa` says what is asked and rewarded, see q_insight.py.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from data import dct
+from data.chat import Chat
+from data.checkpoint import load_chat_of
+from data.image import open_image
+from data.processors.limits import capped
+from data.records import BadRecord
+from experiments.rali import answers, sets, vocabulary
+from experiments.rali.score import set_scores
+from vlm.methods.rali import completion, rank_reward
+from vlm.methods.rali.answer_format import format_reward
+from vlm.methods.rali.degradation_reward import degradation_reward
+from vlm.methods.rali.prompts import Wording
+from vlm.methods.rali.readers import CONSTANT, read_score
+from vlm.methods.rali.score_reward import score_reward
+from vlm.rollout.rewards import GroupReward, Reward
+
+REWARDS = ('score', 'rank')
+_KEPT = ('task', 'dataset', 'id', 'reference')
+_TRUTHS = ('gt_score_norm', 'distortion_class', 'severity')
+
+
+class Task:
+  """See experiments/task.py.
+
+  Args:
+    config: with the sections `iqa`, `wording` and `sets`; see q_insight.py.
+  """
+
+  def __init__(self, config: Any):
+    self._config = config
+    self._wording = Wording(**dict(config.wording))
+    self.skipped = Counter()
+    if config.iqa.reward not in REWARDS:
+      raise ValueError(
+        f'--config.iqa.reward={config.iqa.reward!r}, expected one of {REWARDS}'
+      )
+
+  @property
+  def _small(self) -> bool:
+    return 'photos' in self._config
+
+  def chat(self) -> Chat:
+    """The checkpoint's tokenizer, or the words of the miniature."""
+    if self._small:
+      return vocabulary.chat()
+    return load_chat_of(self._config.model.init_from)
+
+  def processor(self, processor: Any) -> Any:
+    """One that shrinks pictures which a row has no room for."""
+    return capped(processor, self._config.iqa.max_pixels)
+
+  def train_rows(self) -> tuple[list[Any], None]:
+    """Every set once, one after another: a permutation of all their rows."""
+    return sets.train_rows(self._config), None
+
+  def messages(self, task: str) -> list[dict[str, Any]]:
+    """What is said before the answer."""
+    think = self._config.iqa.think
+    return completion.messages(self._wording, task, think)
+
+  def example(
+    self, row: Mapping[str, Any], rng: np.random.Generator
+  ) -> dict[str, Any]:
+    """A row with the answer of `config.iqa.target`.
+
+    Raises:
+      BadRecord: a row without what the answer needs.
+    """
+    del rng  # Nothing is drawn.
+    said = {
+      'role': 'assistant',
+      'content': answers.answer_of(row, self._config),
+    }
+    return {
+      'images': [self._shown(row['image'])],
+      'messages': [*self.messages(row['task']), said],
+    }
+
+  def prompt(
+    self, row: Mapping[str, Any], rng: np.random.Generator
+  ) -> dict[str, Any]:
+    """A row as a question whose answers are rewarded."""
+    del rng
+    return {
+      'images': [self._shown(row['image'])],
+      'messages': self.messages(row['task']),
+      'record': record_of(row),
+    }
+
+  def rewards(self) -> list[Reward | GroupReward]:
+    """The format and the answer, each counting 1."""
+    iqa = self._config.iqa
+    shape = Reward('format', format_reward(iqa.format))
+    if iqa.reward == 'rank':
+      return [shape, GroupReward('rank', rank_reward.rank_reward)]
+    score = score_reward(iqa.threshold)
+
+    def answer(text: str, record: Mapping[str, Any]) -> float:
+      if record['task'] == 'degradation':
+        return degradation_reward(text, record)
+      return score(text, record)
+
+    return [shape, Reward('answer', answer)]
+
+  def specimen(self, record: Mapping[str, Any]) -> str:
+    """The example that the prompt gives."""
+    shown = completion.specimen(record['task'], self._config.iqa.think)
+    if not self._small:
+      return shown
+    # The miniature's vocabulary has no such thoughts, nor needs to be shown.
+    return shown.replace(completion.EXAMPLE_THOUGHT, answers.spoken(()))
+
+  def eval_sets(self) -> dict[str, Sequence[Mapping[str, Any]]]:
+    """Sets that are tested on."""
+    return sets.eval_sets(self._config)
+
+  def queries(self, rows: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """A rating of every image; what cannot be shown is counted."""
+    for number in range(len(rows)):
+      try:
+        row = rows[number]
+        shown = self._shown(row['image'])
+        if not self._small:
+          shown = open_image(shown)
+      except BadRecord as bad:
+        self.skipped[bad.reason] += 1
+        continue
+      yield {
+        'images': [shown],
+        'messages': self.messages(row['task']),
+        'record': record_of(row),
+      }
+
+  def score(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """PLCC and SRCC with 95 % intervals, the other scores, and unread answers.
+
+    Of a set whose degradations are known: the mean reward.
+    """
+    if records[0]['task'] == 'degradation':
+      earned = [degradation_reward(r['prediction'], r) for r in records]
+      return {'degradation_reward': float(np.mean(earned))}
+    reader = self._config.iqa.reader
+    read = [read_score(r['prediction'], reader)[0] for r in records]
+    found = set_scores(
+      [CONSTANT if s is None else s for s in read],
+      [r['gt_score_norm'] for r in records],
+      [r['reference'] for r in records],
+    )
+    intervals = found.pop('intervals')
+    for name, bounds in intervals.items():
+      found[name] = [found[name], *bounds]
+    return found | {'unread': sum(s is None for s in read)}
+
+  def _shown(self, image: Any) -> Any:
+    """A path as it is; a world's photograph as its features."""
+    return dct.feature_picture(image) if self._small else image
+
+
+def record_of(row: Mapping[str, Any]) -> dict[str, Any]:
+  """What rewards and scores need of a row, as JSON."""
+  return {name: row[name] for name in (*_KEPT, *_TRUTHS) if name in row}

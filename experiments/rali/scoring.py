@@ -4,7 +4,7 @@ A file that cannot be read keeps its row, with the reason and without a score.
 """
 
 import dataclasses
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -15,7 +15,7 @@ from etils import epath
 
 from data.processors.registry import processor_from_hf
 from data.processors.towers import Crop
-from data.records import BadRecord
+from data.records import BadRecord, require
 from vlm.convert.rali import PREPROCESSOR, Rali
 from vlm.sharding import mesh as mesh_lib
 from vlm.sharding.batch import to_global
@@ -148,15 +148,69 @@ class ImageScorer:
     ]
 
   def _run(self, pixels: list[np.ndarray]) -> np.ndarray:
-    # Every batch has one shape, so that there is one compilation.
-    rows = np.zeros((self._size, *pixels[0].shape), np.uint8)
-    rows[: len(pixels)] = pixels
+    rows = _filled(pixels, self._size)
     with jax.set_mesh(self._mesh):
       scores = self._scores(to_global({'x': rows}, self._mesh)['x'])
     found = np.asarray(scores)[: len(pixels)]
     if not np.isfinite(found).all():
       raise FloatingPointError('the scorer gives NaN; are its weights whole?')
     return found
+
+
+def embed_rows(
+  tower: Any,
+  params: Any,
+  crop: Crop,
+  rows: Sequence[Any],
+  mesh: jax.sharding.Mesh,
+  batch_size: int,
+  skipped: Counter,
+  progress: Callable[[int], None] = lambda count: None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Image embeddings of a set, and its opinions, to be cached.
+
+  Args:
+    tower: a CLIP, or its image tower.
+    params: its parameters on `mesh`.
+    crop: how it wants its images.
+    rows: of data/sources/iqa.py.
+    mesh: over which batches are split.
+    batch_size: images at once, of all devices together.
+    skipped: counts rows that cannot be used, by reason.
+    progress: called with the number of rows that are done.
+
+  Returns:
+    float32 [M, E], not of unit length, and float64 [M], `gt_score_norm`.
+
+  Raises:
+    ValueError: no row can be used.
+  """
+  mesh_lib.check_batch_size(mesh, batch_size)
+  run = jax.jit(lambda params, x: tower.encode_image(params, x).embedding)
+
+  def read(number: int) -> tuple[np.ndarray, float] | BadRecord:
+    try:
+      row = rows[number]
+      return crop(row['image'])[0], require(row, 'gt_score_norm', float)
+    except BadRecord as bad:
+      return bad
+
+  starts = range(0, len(rows), batch_size)
+  chunks = [range(len(rows))[start:][:batch_size] for start in starts]
+  embeddings, opinions = [], []
+  with ThreadPoolExecutor() as pool, jax.set_mesh(mesh):
+    for numbers, opened in _ahead(pool, read, chunks):
+      good = [one for one in opened if not isinstance(one, BadRecord)]
+      skipped.update(one.reason for one in opened if isinstance(one, BadRecord))
+      if good:
+        pixels = _filled([image for image, _ in good], batch_size)
+        found = run(params, to_global({'x': pixels}, mesh)['x'])
+        embeddings.append(np.asarray(found, np.float32)[: len(good)])
+        opinions += [opinion for _, opinion in good]
+      progress(len(numbers))
+  if not opinions:
+    raise ValueError(f'none of {len(rows)} images can be used: {dict(skipped)}')
+  return np.concatenate(embeddings), np.array(opinions)
 
 
 def crop_of(rali: Rali) -> Crop:
@@ -177,10 +231,17 @@ def crop_of(rali: Rali) -> Crop:
   return crop
 
 
+def _filled(pixels: Sequence[np.ndarray], size: int) -> np.ndarray:
+  """A batch of `size`: all have one shape, so that there is one compilation."""
+  rows = np.zeros((size, *pixels[0].shape), np.uint8)
+  rows[: len(pixels)] = pixels
+  return rows
+
+
 def _ahead(
-  pool: ThreadPoolExecutor, read: Callable, chunks: Sequence[Sequence[str]]
-) -> Iterator[tuple[Sequence[str], list[Any]]]:
-  waiting: deque[tuple[Sequence[str], list[Future]]] = deque()
+  pool: ThreadPoolExecutor, read: Callable, chunks: Sequence[Sequence[Any]]
+) -> Iterator[tuple[Sequence[Any], list[Any]]]:
+  waiting: deque[tuple[Sequence[Any], list[Future]]] = deque()
   try:
     for chunk in chunks:
       waiting.append((chunk, [pool.submit(read, name) for name in chunk]))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.records import BadRecord
 from vlm.models import plan
@@ -72,6 +72,9 @@ def open_image(source: Any) -> Image.Image:
       return _decode(opened, name)
   except BadRecord:
     raise
+  except UnidentifiedImageError as error:
+    # Pillow names the object in memory, which differs from run to run.
+    raise BadRecord('corrupt image', f'{name}: no known format') from error
   except DAMAGE as error:
     raise BadRecord('corrupt image', f'{name}: {error}') from error
 

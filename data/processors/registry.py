@@ -69,6 +69,7 @@ FAMILIES = {
     files.image, files.texts, files.config
   ),
   'clip': _tower(Crop),
+  'clip_vision_model': _tower(Crop),
   'dinov2': _tower(Crop),
   'dinov2_with_registers': _tower(Crop),
   'siglip': _tower(Square),

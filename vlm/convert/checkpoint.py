@@ -9,7 +9,7 @@ lets every tensor be checked before the first weight is read.
 import dataclasses
 import json
 import math
-from typing import IO
+from typing import IO, Protocol, runtime_checkable
 
 import ml_dtypes
 import numpy as np
@@ -73,6 +73,24 @@ class Entry:
   shape: tuple[int, ...]
   begin: int
   end: int
+
+
+@runtime_checkable
+class Readable(Protocol):
+  """Tensors by published name, from wherever they are.
+
+  Attributes:
+    folder: names the place in messages.
+    entries: every tensor by published name.
+  """
+
+  folder: epath.Path
+  entries: dict[str, Entry]
+
+  def read(
+    self, entry: Entry, rows: tuple[int, int], columns: tuple[int, int]
+  ) -> np.ndarray:
+    """Reads a block of a tensor; see `Checkpoint.read`."""
 
 
 class Checkpoint:

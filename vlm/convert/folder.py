@@ -33,8 +33,14 @@ COMPANIONS = (
 METHOD_FILES = ('depthlm.json',)
 
 
-def resolve(source: epath.PathLike) -> epath.Path:
+def resolve(
+  source: epath.PathLike, wanted: tuple[str, ...] = WANTED
+) -> epath.Path:
   """The folder that a source names, downloaded if it is a hub id.
+
+  Args:
+    source: see the module's docstring.
+    wanted: patterns of the files to download.
 
   Raises:
     FileNotFoundError: no such folder, and no such repository within reach.
@@ -54,7 +60,7 @@ def resolve(source: epath.PathLike) -> epath.Path:
 
   try:
     return epath.Path(
-      huggingface_hub.snapshot_download(name, allow_patterns=list(WANTED))
+      huggingface_hub.snapshot_download(name, allow_patterns=list(wanted))
     )
   except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
     raise FileNotFoundError(

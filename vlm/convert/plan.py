@@ -13,8 +13,8 @@ from absl import logging
 
 from vlm.convert.checkpoint import (
   DTYPES,
-  Checkpoint,
   Entry,
+  Readable,
   raise_all,
 )
 from vlm.convert.names import table_for
@@ -79,7 +79,7 @@ def shapes_of(tree: Any) -> dict[str, tuple[int, ...]]:
   return {path: tuple(leaf.shape) for path, leaf in flatten(tree).items()}
 
 
-def plan(checkpoint: Checkpoint, model: Any) -> Plan:
+def plan(checkpoint: Readable, model: Any) -> Plan:
   """Finds every parameter's tensors and accounts for every tensor.
 
   Args:
@@ -125,7 +125,7 @@ def plan(checkpoint: Checkpoint, model: Any) -> Plan:
 
 
 def _keys_in(
-  checkpoint: Checkpoint, row: Row, shape: tuple[int, ...]
+  checkpoint: Readable, row: Row, shape: tuple[int, ...]
 ) -> list[str]:
   """The row's keys in the spelling of which the checkpoint has most."""
   layers = shape[0] if row.stacked else 1
@@ -155,7 +155,7 @@ def _misfits(source: Source) -> list[str]:
 
 
 def _twins(
-  checkpoint: Checkpoint,
+  checkpoint: Readable,
   table: Table,
   shapes: Shapes,
   sources: Mapping[str, Source],
@@ -170,7 +170,7 @@ def _twins(
 
 
 def _leftover(
-  checkpoint: Checkpoint,
+  checkpoint: Readable,
   table: Table,
   sources: Mapping[str, Source],
   twins: tuple[tuple[Entry, Entry], ...],

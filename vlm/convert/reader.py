@@ -19,7 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from vlm.convert.checkpoint import Checkpoint, CheckpointError, Entry
+from vlm.convert.checkpoint import (
+  Checkpoint,
+  CheckpointError,
+  Entry,
+  Readable,
+)
 from vlm.convert.plan import Source, flatten, plan, unflatten
 
 Span = tuple[int, int]  # start, stop
@@ -52,6 +57,21 @@ def load_params(
     CheckpointError: before any parameter is made, if the folder is incomplete
       or does not fit the model; every offending tensor is named.
   """
+  with Checkpoint(folder) as checkpoint:
+    return read_params(checkpoint, model, shardings, dtype)
+
+
+def read_params(
+  checkpoint: Readable, model: Any, shardings: Any = None, dtype: Any = None
+) -> dict[str, Any]:
+  """The same from an opened checkpoint.
+
+  Args:
+    checkpoint: the tensors.
+    model: see `load_params`, as the others.
+    shardings: see there.
+    dtype: see there.
+  """
   abstract = flatten(model.abstract_params)
   if shardings is None:
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -59,23 +79,22 @@ def load_params(
   else:
     placed = flatten(shardings)
   _check_shardings(abstract, placed)
-  with Checkpoint(folder) as checkpoint:
-    planned = plan(checkpoint, model)
-    sources = planned.sources
-    _check_twins(checkpoint, planned.twins)
-    targets = {
-      path: Target(leaf.shape, np.dtype(dtype or leaf.dtype), placed[path])
-      for path, leaf in abstract.items()
+  planned = plan(checkpoint, model)
+  sources = planned.sources
+  _check_twins(checkpoint, planned.twins)
+  targets = {
+    path: Target(leaf.shape, np.dtype(dtype or leaf.dtype), placed[path])
+    for path, leaf in abstract.items()
+  }
+  budget = max(
+    _largest(sources[path], target.dtype) for path, target in targets.items()
+  )
+  return unflatten(
+    {
+      path: _load(checkpoint, sources[path], target, budget)
+      for path, target in targets.items()
     }
-    budget = max(
-      _largest(sources[path], target.dtype) for path, target in targets.items()
-    )
-    return unflatten(
-      {
-        path: _load(checkpoint, sources[path], target, budget)
-        for path, target in targets.items()
-      }
-    )
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +126,7 @@ def _check_shardings(abstract: dict, placed: dict) -> None:
 
 
 def _check_twins(
-  checkpoint: Checkpoint, twins: Sequence[tuple[Entry, Entry]]
+  checkpoint: Readable, twins: Sequence[tuple[Entry, Entry]]
 ) -> None:
   """Refuses a tied model where the weights say that it is not.
 
@@ -134,7 +153,7 @@ def _largest(source: Source, dtype: np.dtype) -> int:
 
 
 def _load(
-  checkpoint: Checkpoint, source: Source, target: Target, budget: int
+  checkpoint: Readable, source: Source, target: Target, budget: int
 ) -> jax.Array:
   """One parameter, whole or filled on the devices within the budget."""
   indices = target.indices()
@@ -151,7 +170,7 @@ def _load(
 
 
 def _load_by_shard(
-  checkpoint: Checkpoint,
+  checkpoint: Readable,
   source: Source,
   target: Target,
   indices: dict[jax.Device, Index],
@@ -171,7 +190,7 @@ def _load_by_shard(
 
 
 def _fill(
-  checkpoint: Checkpoint, source: Source, target: Target, step: int
+  checkpoint: Readable, source: Source, target: Target, step: int
 ) -> jax.Array:
   """Some layers at a time into a donated buffer on the devices."""
   buffer = _zeros(target)()
@@ -247,7 +266,7 @@ def _empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
 
 
 def read_blocks(
-  checkpoint: Checkpoint,
+  checkpoint: Readable,
   source: Source,
   parts: Collection[Index],
   dtype: np.dtype,
@@ -280,7 +299,7 @@ def read_blocks(
 
 
 def _read_layer(
-  checkpoint: Checkpoint,
+  checkpoint: Readable,
   source: Source,
   entry: Entry,
   wanted: list[tuple[Index, np.ndarray]],

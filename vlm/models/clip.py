@@ -130,6 +130,24 @@ class ClipConfig:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class ClipImageConfig:
+  """Facts of an image tower with its projection, without a text tower."""
+
+  vision: ClipVisionConfig = ClipVisionConfig()
+  embedding: int = 512
+  model_type: str = 'clip_vision_model'
+
+  @classmethod
+  def from_hf(cls, config: dict[str, Any]) -> 'ClipImageConfig':
+    """Reads HF's `config.json` of the tower alone, or of a whole CLIP."""
+    whole = config.get('vision_config', config)
+    return cls(
+      vision=ClipVisionConfig.from_hf(whole),
+      embedding=config.get('projection_dim', 512),
+    )
+
+
 class ClipVision(nnx.Module):
   """Class token and patches, a norm before and after the encoder."""
 
@@ -208,6 +226,17 @@ class ClipText(nnx.Module):
     return x, jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
 
 
+class _ImageModules(nnx.Module):
+  def __init__(self, config: ClipImageConfig, runtime: Runtime, rngs: nnx.Rngs):
+    self.vision = ClipVision(config.vision, runtime, rngs)
+    self.vision_projection = layers.Einsum(
+      'BD,DE->BE',
+      (config.vision.width, config.embedding),
+      rngs=rngs,
+      runtime=runtime,
+    )
+
+
 class _Modules(nnx.Module):
   def __init__(self, config: ClipConfig, runtime: Runtime, rngs: nnx.Rngs):
     project = lambda width: layers.Einsum(
@@ -224,6 +253,33 @@ class _Modules(nnx.Module):
     )
     if config.logit_bias:
       self.logit_bias = nnx.Param(jnp.asarray(-10.0, runtime.param_dtype))
+
+
+class ClipImage:
+  """The image tower alone, as pure functions of the parameters.
+
+  Args:
+    config: facts of the checkpoint.
+    runtime: execution choices.
+  """
+
+  def __init__(self, config: ClipImageConfig, runtime: Runtime):
+    self.config, self.runtime = config, runtime
+    self._description = functional.Description(
+      lambda rngs: _ImageModules(config, runtime, rngs), runtime.lora
+    )
+    self.abstract_params = self._description.abstract_params
+
+  def init(self, key: jax.Array) -> Params:
+    """Draws parameters."""
+    return self._description.init(key)
+
+  def encode_image(self, params: Params, pixels: jax.Array) -> Encoded:
+    """As of `Clip`, whose parameters serve as well; texts are left out."""
+    names = ('vision', 'vision_projection')
+    modules = self._description.bind({name: params[name] for name in names})
+    states, pooled = modules.vision(pixels)
+    return Encoded(states, pooled, modules.vision_projection(pooled))
 
 
 class Clip:

@@ -27,6 +27,7 @@ FAMILIES = {
     llava_onevision.LlavaOnevision,
   ),
   'clip': (clip.ClipConfig, clip.Clip),
+  'clip_vision_model': (clip.ClipImageConfig, clip.ClipImage),
   'dinov2': (dinov2.Dinov2Config, dinov2.Dinov2),
   'dinov2_with_registers': (dinov2.Dinov2Config, dinov2.Dinov2),
   'internvl': (internvl3.InternVL3Config, internvl3.InternVL3),

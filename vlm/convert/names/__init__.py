@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vlm.convert.names.clip import CLIP, CLIP_VISION
+from vlm.convert.names.clip import CLIP, CLIP_IMAGE
 from vlm.convert.names.dinov2 import DINOV2
 from vlm.convert.names.internvl3 import INTERNVL3
 from vlm.convert.names.llava_onevision import LLAVA_ONEVISION
@@ -21,7 +21,7 @@ TABLES: dict[str, Table] = {
   'siglip': SIGLIP,
   'siglip_vision_model': SIGLIP,
   'clip': CLIP,
-  'clip_vision_model': CLIP_VISION,
+  'clip_vision_model': CLIP_IMAGE,
   'dinov2': DINOV2,
   'dinov2_with_registers': DINOV2,
   'llava': PIXTRAL,

@@ -48,13 +48,10 @@ CLIP = (
   )
 )
 
-# The vision tower alone, from its own file or from one that holds both.
-CLIP_VISION = nest(VISION, 'vision/', ('vision_model.', '')) + Table(
-  (),
-  unused=(
-    r'text_model\..*',
-    r'(visual|text)_projection\.weight',
-    'logit_scale',
-  ),
+# The vision tower and its projection, from their own file or from one that
+# holds both towers.
+CLIP_IMAGE = nest(VISION, 'vision/', ('vision_model.', '')) + Table(
+  (Row('vision_projection/kernel', ('visual_projection.weight',), LINEAR),),
+  unused=(r'text_model\..*', r'text_projection\.weight', 'logit_scale'),
   derived=(r'text_model\.embeddings\.position_ids',),
 )

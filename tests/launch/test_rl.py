@@ -9,7 +9,14 @@ import pytest
 from launch import rl, train
 from tests import word_config
 
-TIMING = {'step_time', 'data_wait', 'eta', 'tokens_per_s', 'rollout/seconds'}
+TIMING = {
+  'step_time',
+  'data_wait',
+  'eta',
+  'tokens_per_s',
+  'flops_per_s',
+  'rollout/seconds',
+}
 
 
 @pytest.fixture(autouse=True, scope='module')

@@ -31,6 +31,17 @@ if not flags.FLAGS.is_parsed():
 install_import_hook('vlm', 'beartype.beartype')
 
 
+@pytest.fixture(scope='module', autouse=True)
+def executables():
+  """Compiled code of a module is given back.
+
+  Each piece is a handful of memory maps, of which a process may have 65,530 on
+  Linux: a worker of the whole suite would come to more, and crash.
+  """
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture(scope='session')
 def devices() -> list[jax.Device]:
   """The 8 fake CPU devices."""

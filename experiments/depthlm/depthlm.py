@@ -109,6 +109,9 @@ def _rooms(config: ConfigDict, options: ConfigDict) -> ConfigDict:
     'world': _halls(),
     'cache': '',
   }
+  if options.labels or options.long:
+    # A mirror's rounding or a small crop may leave a picture without a label.
+    config.data.on_bad = 'skip'
   if options.arm in ('multitask', 'walks'):
     _walked_rooms(config)
   if options.arm == 'multitask':

@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -25,7 +24,6 @@ from absl import app, flags
 from etils import epath
 
 from data.assistant import Assistant
-from data.records import BadRecord
 from data.sources.video_qa import Question
 from experiments.asking import hosts
 from experiments.asking.clock import Clock
@@ -73,10 +71,8 @@ def run_from_flags() -> None:
 
   Exits with one line where a flag or the data is wrong.
   """
-  try:
+  with console.plain_errors('launch.evaluate'):
     _run()
-  except (BadRecord, FileNotFoundError, ValueError) as error:
-    sys.exit(f'launch.evaluate: {error}')
 
 
 def _run() -> None:

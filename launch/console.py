@@ -1,7 +1,9 @@
 """What a person sees in the terminal: log lines, progress, tables."""
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from absl import logging as absl_logging
@@ -39,6 +41,15 @@ def quiet() -> None:
   set_up_logging()
   for room in ('vlm', 'data', 'launch', '__main__'):
     logging.getLogger(room).setLevel(logging.WARNING)
+
+
+@contextlib.contextmanager
+def plain_errors(command: str) -> Iterator[None]:
+  """Ends the process with one line where a flag, a file or data is wrong."""
+  try:
+    yield
+  except (FileNotFoundError, ValueError) as error:
+    sys.exit(f'{command}: {error}')
 
 
 def say(text: str) -> None:

@@ -19,7 +19,6 @@ continues there:
 import dataclasses
 import hashlib
 import json
-import sys
 from typing import Any
 
 import jax
@@ -27,7 +26,6 @@ from absl import app, flags
 from etils import epath
 
 from data.assistant import Assistant
-from data.records import BadRecord
 from data.sources.depth_fields import DEPTH_KINDS
 from data.sources.depth_shards import open_depth_rows
 from experiments.asking.ask import Batches, ask
@@ -71,10 +69,8 @@ def run_from_flags() -> None:
 
   Exits with one line where a flag or the data is wrong.
   """
-  try:
+  with console.plain_errors('launch.evaluate'):
     _run()
-  except (BadRecord, FileNotFoundError, ValueError) as error:
-    sys.exit(f'launch.evaluate: {error}')
 
 
 def _run() -> None:

@@ -14,8 +14,6 @@ what EXIF says; the focal length of the model is read from its depthlm.json.
 Writes what experiments/depthlm/dense_files.py lists, and depth_colours.png.
 """
 
-import sys
-
 import numpy as np
 from absl import app, flags
 from etils import epath
@@ -25,7 +23,6 @@ from ml_collections import config_flags
 from data import focal as focals
 from data.assistant import Assistant
 from data.image import open_image
-from data.records import BadRecord
 from data.sources.depth_fields import DEPTH_KINDS
 from experiments.asking.ask import Batches
 from experiments.depthlm import dense_files, inference
@@ -71,10 +68,8 @@ def main(argv: list[str]) -> None:
   if FLAGS.config is not None and not FLAGS.checkpoint:
     raise app.UsageError('--config needs --checkpoint')
   console.set_up_logging()
-  try:
+  with console.plain_errors('launch.depthmap'):
     _run()
-  except (BadRecord, FileNotFoundError, ValueError) as error:
-    sys.exit(f'launch.depthmap: {error}')
 
 
 def _run() -> None:

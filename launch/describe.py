@@ -12,7 +12,6 @@ instead. Samples without a description are counted and named by reason.
 """
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -52,10 +51,8 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
   console.set_up_logging()
-  try:
+  with console.plain_errors('launch.describe'):
     _run()
-  except (BadRecord, FileNotFoundError, ValueError) as error:
-    sys.exit(f'launch.describe: {error}')
 
 
 def _run() -> None:

@@ -15,7 +15,6 @@ read are counted, named by reason, and not trained on.
 
 import dataclasses
 import json
-import sys
 from collections import Counter
 from typing import Any
 
@@ -25,7 +24,6 @@ from absl import app, flags
 from etils import epath
 
 from data.processors.registry import processor_from_hf
-from data.records import BadRecord
 from data.sources import iqa
 from experiments.rali.scoring import embed_rows
 from launch import console
@@ -67,10 +65,8 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
   console.set_up_logging()
-  try:
+  with console.plain_errors('launch.fit_scorer'):
     _run()
-  except (BadRecord, FileNotFoundError, ValueError) as error:
-    sys.exit(f'launch.fit_scorer: {error}')
 
 
 def _run() -> None:

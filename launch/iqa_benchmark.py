@@ -21,7 +21,6 @@ else gave, also launch.score. Writes to `--output`, and continues there:
 import dataclasses
 import hashlib
 import json
-import sys
 from typing import Any
 
 import jax
@@ -30,7 +29,6 @@ from etils import epath
 
 from data.assistant import Assistant
 from data.processors.limits import capped
-from data.records import BadRecord
 from data.sources import iqa
 from data.sources.iqa_corpora import CORPORA
 from experiments.asking.ask import Batches, Draws, ask
@@ -70,10 +68,8 @@ def run_from_flags() -> None:
 
   Exits with one line where a flag or the data is wrong.
   """
-  try:
+  with console.plain_errors('launch.evaluate'):
     _run()
-  except (BadRecord, FileNotFoundError, ValueError) as error:
-    sys.exit(f'launch.evaluate: {error}')
 
 
 def _run() -> None:

@@ -23,7 +23,6 @@ import csv
 import hashlib
 import io
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -67,10 +66,8 @@ def main(argv: list[str]) -> None:
   if len(FLAGS.reference_columns) != 2:
     raise app.UsageError('--reference_columns=IMAGE,MOS expected')
   console.set_up_logging()
-  try:
+  with console.plain_errors('launch.score'):
     _run()
-  except (FileNotFoundError, ValueError) as error:
-    sys.exit(f'launch.score: {error}')
 
 
 def _run() -> None:

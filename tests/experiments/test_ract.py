@@ -11,6 +11,7 @@ from absl.testing import flagsaver
 from experiments import task as tasks
 from experiments.rali import answers, q_insight, ract
 from launch import describe, job
+from tests import command_flags
 from vlm.methods.rali import descriptions
 from vlm.sharding.rules import flatten
 
@@ -101,14 +102,10 @@ class TestRact:
 
 @pytest.fixture(scope='module', autouse=True)
 def defined():
-  before = set(flags.FLAGS)
-  describe.define_flags()
-  for name in ('checkpoint', 'set', 'output'):
-    flags.FLAGS[name].using_default_value = False
-  yield
-  # Other launchers' flags have the same names.
-  for name in set(flags.FLAGS) - before:
-    delattr(flags.FLAGS, name)
+  with command_flags.defined(
+    describe.define_flags, ('checkpoint', 'set', 'output')
+  ):
+    yield
 
 
 def test_a_teacher_describes_a_set(tmp_path, monkeypatch, capsys):

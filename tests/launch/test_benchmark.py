@@ -5,7 +5,7 @@ import pathlib
 
 import jax
 import pytest
-from absl import app, flags
+from absl import app
 from absl.testing import flagsaver
 
 from data.assistant import Assistant
@@ -14,7 +14,7 @@ from experiments.asking.predictions import Predictions
 from experiments.video_qa import ask as asking
 from experiments.video_qa import benchmarks, prompts
 from launch import benchmark, benchmark_report, evaluate
-from tests import benchmark_files, tiny_checkpoint
+from tests import benchmark_files, command_flags, tiny_checkpoint
 from vlm.methods.flashvid import FlashVID
 from vlm.sharding.mesh import make_mesh
 
@@ -29,16 +29,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module', autouse=True)
 def defined():
-  before = set(flags.FLAGS)
-  evaluate.define_flags()
-  # One device, so that a batch may hold two questions.
-  with pytest.MonkeyPatch.context() as patch:
-    one = lambda tensor: benchmark.mesh_lib.make_mesh({}, jax.devices()[:1])
-    patch.setattr(benchmark, 'mesh_of', one)
+  with command_flags.of_benchmarks():
     yield
-  # Other launchers' flags have the same names.
-  for name in set(flags.FLAGS) - before:
-    delattr(flags.FLAGS, name)
 
 
 def run(folder, output, data, name='videomme', **given):

@@ -3,14 +3,13 @@
 import json
 import pathlib
 
-import jax
 import pytest
-from absl import app, flags
+from absl import app
 from absl.testing import flagsaver
 
 from experiments.depthlm.ask import Pictures
-from launch import benchmark, depth_benchmark, evaluate
-from tests import depth_files, tiny_checkpoint
+from launch import depth_benchmark
+from tests import command_flags, depth_files, tiny_checkpoint
 from vlm.methods.depthlm import facts
 from vlm.methods.depthlm.sample import SampleSettings
 
@@ -29,16 +28,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module', autouse=True)
 def defined():
-  before = set(flags.FLAGS)
-  evaluate.define_flags()
-  # One device, so that a batch may hold four queries.
-  with pytest.MonkeyPatch.context() as patch:
-    one = lambda tensor: benchmark.mesh_lib.make_mesh({}, jax.devices()[:1])
-    patch.setattr(benchmark, 'mesh_of', one)
+  with command_flags.of_benchmarks():
     yield
-  # Other launchers' flags have the same names.
-  for name in set(flags.FLAGS) - before:
-    delattr(flags.FLAGS, name)
 
 
 @pytest.fixture(scope='module')

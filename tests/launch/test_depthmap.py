@@ -5,13 +5,13 @@ import json
 import jax
 import numpy as np
 import pytest
-from absl import app, flags
+from absl import app
 from absl.testing import flagsaver
 from PIL import ExifTags, Image
 
 from experiments.depthlm.ask import Pictures
 from launch import depthmap
-from tests import tiny_checkpoint
+from tests import command_flags, tiny_checkpoint
 from vlm.methods.depthlm import facts
 from vlm.methods.depthlm.sample import SampleSettings
 
@@ -29,20 +29,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module', autouse=True)
 def defined():
-  before = set(flags.FLAGS)
-  depthmap.define_flags()
-  for name in ('image', 'output'):
-    flags.FLAGS[name].using_default_value = False
-  with pytest.MonkeyPatch.context() as patch:
+  required = ('image', 'output')
+  with command_flags.defined(depthmap.define_flags, required) as patch:
     make = depthmap.mesh_lib.make_mesh
     one = lambda axes: make({}, jax.devices()[:1])
     patch.setattr(depthmap.mesh_lib, 'make_mesh', one)
-    # Loggers that stop propagating would be silent in other tests.
-    patch.setattr(depthmap.console, 'set_up_logging', lambda: None)
     yield
-  # Other launchers' flags have the same names.
-  for name in set(flags.FLAGS) - before:
-    delattr(flags.FLAGS, name)
 
 
 def run(**given):

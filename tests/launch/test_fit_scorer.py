@@ -5,12 +5,11 @@ import json
 import jax
 import numpy as np
 import pytest
-from absl import flags
 from absl.testing import flagsaver
 from PIL import Image
 
 from launch import fit_scorer
-from tests import rali_files
+from tests import command_flags, rali_files
 from vlm.convert import rali
 from vlm.methods.rali import scorer
 
@@ -49,17 +48,10 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope='module', autouse=True)
 def defined():
-  before = set(flags.FLAGS)
-  fit_scorer.define_flags()
-  for name in ('model', 'data', 'output'):
-    flags.FLAGS[name].using_default_value = False
-  with pytest.MonkeyPatch.context() as patch:
-    # Loggers that stop propagating would be silent in other tests.
-    patch.setattr(fit_scorer.console, 'set_up_logging', lambda: None)
+  with command_flags.defined(
+    fit_scorer.define_flags, ('model', 'data', 'output')
+  ):
     yield
-  # Other launchers' flags have the same names.
-  for name in set(flags.FLAGS) - before:
-    delattr(flags.FLAGS, name)
 
 
 def run(files, output, **given):

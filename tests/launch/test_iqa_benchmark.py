@@ -4,17 +4,16 @@ import csv
 import json
 import pathlib
 
-import jax
 import numpy as np
 import pytest
-from absl import app, flags
+from absl import app
 from absl.testing import flagsaver
 
 from experiments.asking.ask import Draws
 from experiments.rali import scored_files
 from experiments.rali.ask import Ratings
-from launch import benchmark, evaluate, iqa_benchmark
-from tests import iqa_files, tiny_checkpoint
+from launch import iqa_benchmark
+from tests import command_flags, iqa_files, tiny_checkpoint
 from vlm.metrics import correlation
 
 pytestmark = pytest.mark.parity
@@ -28,16 +27,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module', autouse=True)
 def defined():
-  before = set(flags.FLAGS)
-  evaluate.define_flags()
-  # One device, so that a batch may hold three images.
-  with pytest.MonkeyPatch.context() as patch:
-    one = lambda tensor: benchmark.mesh_lib.make_mesh({}, jax.devices()[:1])
-    patch.setattr(benchmark, 'mesh_of', one)
+  with command_flags.of_benchmarks():
     yield
-  # Other launchers' flags have the same names.
-  for name in set(flags.FLAGS) - before:
-    delattr(flags.FLAGS, name)
 
 
 @pytest.fixture(scope='module')

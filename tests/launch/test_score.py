@@ -8,14 +8,14 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from absl import app, flags
+from absl import app
 from absl.testing import flagsaver
 from PIL import Image
 
 from data.processors.towers import Crop
 from experiments.rali import scoring
 from launch import score
-from tests import rali_files, tiny_checkpoint
+from tests import command_flags, rali_files, tiny_checkpoint
 from vlm.convert import rali
 
 pytestmark = pytest.mark.parity
@@ -42,17 +42,8 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope='module', autouse=True)
 def defined():
-  before = set(flags.FLAGS)
-  score.define_flags()
-  for name in ('model', 'images', 'output'):
-    flags.FLAGS[name].using_default_value = False
-  with pytest.MonkeyPatch.context() as patch:
-    # Loggers that stop propagating would be silent in other tests.
-    patch.setattr(score.console, 'set_up_logging', lambda: None)
+  with command_flags.defined(score.define_flags, ('model', 'images', 'output')):
     yield
-  # Other launchers' flags have the same names.
-  for name in set(flags.FLAGS) - before:
-    delattr(flags.FLAGS, name)
 
 
 def run(files, output, **given):

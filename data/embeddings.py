@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from data.checkpoint import load_processor
+from data.image import SUFFIXES
 from data.pairs import TextEncoder
 from data.records import BadRecord
 from vlm.convert import folder as folders
@@ -27,7 +28,6 @@ from vlm.sharding import rules
 from vlm.sharding.batch import to_global
 from vlm.sharding.mesh import check_batch_size, make_mesh
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif')
 READERS = 8
 
 
@@ -50,10 +50,11 @@ class Embedder:
   """A model with all that an embedding needs.
 
   Attributes:
-    model: has `encode_image` and `encode_text`; see `vlm.models.clip.Clip`.
+    model: has `encode_image`, and `encode_text` for texts; see
+      `vlm.models.clip`.
     params: its parameters, on `mesh`.
     picture: processor of one picture, to uint8 [1, S, S, 3].
-    text: encoder of texts.
+    text: encoder of texts; None for an image tower alone.
     mesh: rows of a batch are spread over it.
     batch_size: rows embedded at a time, over all devices and processes.
   """
@@ -61,7 +62,7 @@ class Embedder:
   model: Any
   params: Params
   picture: Callable[[Any], np.ndarray]
-  text: TextEncoder
+  text: TextEncoder | None
   mesh: jax.sharding.Mesh
   batch_size: int = 64
 

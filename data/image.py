@@ -20,6 +20,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from data.records import BadRecord
 from vlm.models import plan
 
+# Of files that are taken for pictures where a folder is read.
+SUFFIXES = (
+  *('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif'),
+  *('.tif', '.tiff', '.ppm'),
+)
+
 # Above this, a file of a few kB can ask for gigabytes of memory.
 MAX_PIXELS = 100_000_000
 

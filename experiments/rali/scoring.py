@@ -13,6 +13,8 @@ import jax
 import numpy as np
 from etils import epath
 
+from data.embeddings import Embedder
+from data.image import SUFFIXES
 from data.processors.registry import processor_from_hf
 from data.processors.towers import Crop
 from data.records import BadRecord, require
@@ -20,10 +22,6 @@ from vlm.convert.rali import PREPROCESSOR, Rali
 from vlm.sharding import mesh as mesh_lib
 from vlm.sharding.batch import to_global
 
-SUFFIXES = (
-  *('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif'),
-  *('.tif', '.tiff', '.ppm'),
-)
 AHEAD = 2  # batches that are read before they are needed
 
 
@@ -177,7 +175,7 @@ def embed_rows(
     mesh: over which batches are split.
     batch_size: images at once, of all devices together.
     skipped: counts rows that cannot be used, by reason.
-    progress: called with the number of rows that are done.
+    progress: called with how many more rows are taken up.
 
   Returns:
     float32 [M, E], not of unit length, and float64 [M], `gt_score_norm`.
@@ -186,31 +184,25 @@ def embed_rows(
     ValueError: no row can be used.
   """
   mesh_lib.check_batch_size(mesh, batch_size)
-  run = jax.jit(lambda params, x: tower.encode_image(params, x).embedding)
+  embedder, opinions = Embedder(tower, params, crop, None, mesh, batch_size), []
 
-  def read(number: int) -> tuple[np.ndarray, float] | BadRecord:
-    try:
-      row = rows[number]
-      return crop(row['image'])[0], require(row, 'gt_score_norm', float)
-    except BadRecord as bad:
-      return bad
+  def images():
+    for number in range(len(rows)):
+      progress(1)
+      try:
+        row = rows[number]
+        image, opinion = row['image'], require(row, 'gt_score_norm', float)
+      except BadRecord as bad:
+        skipped[bad.reason] += 1
+        continue
+      opinions.append(opinion)
+      yield image
 
-  starts = range(0, len(rows), batch_size)
-  chunks = [range(len(rows))[start:][:batch_size] for start in starts]
-  embeddings, opinions = [], []
-  with ThreadPoolExecutor() as pool, jax.set_mesh(mesh):
-    for numbers, opened in _ahead(pool, read, chunks):
-      good = [one for one in opened if not isinstance(one, BadRecord)]
-      skipped.update(one.reason for one in opened if isinstance(one, BadRecord))
-      if good:
-        pixels = _filled([image for image, _ in good], batch_size)
-        found = run(params, to_global({'x': pixels}, mesh)['x'])
-        embeddings.append(np.asarray(found, np.float32)[: len(good)])
-        opinions += [opinion for _, opinion in good]
-      progress(len(numbers))
-  if not opinions:
+  found = embedder.pictures(images(), skip=True)
+  skipped.update(bad.reason for bad in found.bad)
+  if not len(found.kept):
     raise ValueError(f'none of {len(rows)} images can be used: {dict(skipped)}')
-  return np.concatenate(embeddings), np.array(opinions)
+  return found.vectors, np.array(opinions)[found.kept]
 
 
 def crop_of(rali: Rali) -> Crop:

@@ -114,7 +114,7 @@ def completions(
     seed: of all.
     skipped: counts rows that cannot be shown, by reason.
   """
-  config, stop = made.config, (evaluate.eos_id(made),)
+  config, stop = made.config, job.stop_ids(made)
   size = config.eval.batch_size
   mesh_lib.check_batch_size(mesh, size)
   settings = Sampling(config.eval.max_new_tokens, stop)

@@ -92,15 +92,10 @@ def load_checkpoint(
 
 def assistant_of(made: job.Job, params: Any, mesh) -> Assistant:
   """A job's model as one that answers, like a published checkpoint."""
-  stop = (eos_id(made),)
+  stop = job.stop_ids(made)
   return Assistant(
     made.model, params, made.chat, made.encoder.processor, stop, mesh
   )
-
-
-def eos_id(made: job.Job) -> int:
-  """The token that ends an answer of a job's chat."""
-  return made.chat.tokenizer.token_to_id(made.chat.variables['eos_token'])
 
 
 def evaluate_job(
@@ -164,7 +159,7 @@ def evaluate(
 
 def _answers(made, params, mesh, queries) -> Iterator[dict[str, Any]]:
   settings = made.config.eval
-  greedy = Sampling(settings.max_new_tokens, (eos_id(made),), temperature=0)
+  greedy = Sampling(settings.max_new_tokens, job.stop_ids(made), temperature=0)
   weights = prepare(made.model, params)
   for chunk in _chunks(queries, settings.batch_size):
     # One static shape: a short last batch repeats its last prompt.

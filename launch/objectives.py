@@ -5,7 +5,7 @@ all of them; see launch/train.py and launch/compile.py.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -68,8 +68,6 @@ class Trainer:
       'skipped'}}; None asks the task's questions (launch/evaluate.py).
     throughput: (made, mesh) -> what a step costs, for the log; None counts one
       pass over the rows of a batch.
-    scores: (made, params, mesh) -> {'<set>/<metric>': value}, at eval.every;
-      None takes them from `evaluate`.
   """
 
   objective: Callable[[ConfigDict, Any], Objective]
@@ -83,7 +81,6 @@ class Trainer:
   reference: Callable[[ConfigDict], bool] = lambda config: False
   evaluate: Callable[..., dict[str, dict[str, Any]]] | None = None
   throughput: Callable[[Any, jax.sharding.Mesh], Throughput] | None = None
-  scores: Callable[..., Mapping[str, float]] | None = None
 
 
 TRAINERS = {

@@ -74,7 +74,7 @@ def run(
   mesh_lib.check_batch_size(mesh, config.batch_size, config.accumulate)
   made = trainer.prepare(config)
   optimizer = job.optimizer_of(config, made.model)
-  workdir, scores = epath.Path(config.workdir), trainer.scores or _scores
+  workdir = epath.Path(config.workdir)
   batches = trainer.batches(made, mesh)
   with contextlib.ExitStack() as stack:
     stack.callback(batches.close)
@@ -107,7 +107,7 @@ def run(
       report=report_row,
       scalars=scalars,
       throughput=(trainer.throughput or _throughput)(made, mesh),
-      evaluate=lambda state, step: scores(made, state['params'], mesh),
+      evaluate=lambda state, step: _scores(made, state['params'], mesh),
       eval_every=config.eval.every,
       checkpoints=checkpoints,
       checkpoint_every=config.checkpoint.every,

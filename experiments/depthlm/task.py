@@ -118,9 +118,7 @@ class Task:
     Raises:
       BadRecord: no label of the row can be asked about.
     """
-    query = self.training_query(row, rng)
-    if query is None:
-      raise records.BadRecord('no usable label', 'the arrow fits nowhere')
+    query = self._drawn(row, rng)
     answer = {'role': 'assistant', 'content': query['answer']}
     return {
       'images': query['images'],
@@ -136,9 +134,7 @@ class Task:
     Raises:
       BadRecord: no label of the row can be asked about.
     """
-    query = self.training_query(row, rng)
-    if query is None:
-      raise records.BadRecord('no usable label', 'the arrow fits nowhere')
+    query = self._drawn(row, rng)
     facts = ('task', 'value', 'answer', 'replay')
     return {
       'images': query['images'],
@@ -155,6 +151,14 @@ class Task:
   def specimen(self, record: Mapping[str, Any]) -> str:
     """The true answer, in the words that a model is taught."""
     return record['answer']
+
+  def _drawn(
+    self, row: Mapping[str, Any], rng: np.random.Generator
+  ) -> dict[str, Any]:
+    query = self.training_query(row, rng)
+    if query is None:
+      raise records.BadRecord('no usable label', 'the arrow fits nowhere')
+    return query
 
   def training_query(
     self, row: Mapping[str, Any], rng: np.random.Generator

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 import jax
 from etils import epath
 
+from experiments import journal
 from experiments.miniature import Arm, Outcome
 from launch import console
 from launch import evaluate as evaluation
@@ -27,7 +28,8 @@ from vlm.sharding import mesh as mesh_lib
 POLL_SECONDS = 0.5
 SAVE_SECONDS = 60
 
-Progress = Callable[[Arm, int], None]
+# Called with an arm, its steps, and 'n of m' of what it measures afterwards.
+Progress = Callable[[Arm, int, str], None]
 
 
 def default_workers(arms: int) -> int:
@@ -43,7 +45,7 @@ def run_arms(
   arms: Sequence[Arm],
   root: epath.Path,
   workers: int,
-  progress: Progress = lambda arm, step: None,
+  progress: Progress = lambda arm, step, measured: None,
 ) -> list[Outcome]:
   """Runs what `root` does not hold yet, continuing interrupted arms.
 
@@ -51,7 +53,7 @@ def run_arms(
     arms: what to train, in the order of the result.
     root: holds a folder per arm, named by the hash of its config.
     workers: arms at a time; 1 runs them in this process.
-    progress: called with an arm and the steps it has done.
+    progress: see `Progress`.
 
   Returns:
     The outcomes of all arms.
@@ -63,13 +65,13 @@ def run_arms(
     missing = [arm for arm in stage if not _kept(arm, root).exists()]
     if workers == 1:
       for arm in missing:
-        run_arm(arm, root, lambda row, arm=arm: progress(arm, row['step']))
-        progress(arm, arm.config.steps)
+        run_arm(arm, root, lambda row, arm=arm: progress(arm, row['step'], ''))
+        progress(arm, arm.config.steps, '')
     elif missing:
       _run_in_processes(missing, root, min(workers, len(missing)), progress)
   outcomes = []
   for arm in arms:
-    progress(arm, arm.config.steps)
+    progress(arm, arm.config.steps, '')
     found = json.loads(_kept(arm, root).read_text())
     outcomes.append(Outcome(arm, **found))
   return outcomes
@@ -144,7 +146,8 @@ def _run_in_processes(arms, root, workers, progress) -> None:
       while running:
         done, _ = concurrent.futures.wait(running, POLL_SECONDS)
         for arm in running.values():
-          progress(arm, _steps_done(arm, root))
+          measured = journal.progress(_folder(arm, root) / journal.NAME)
+          progress(arm, _steps_done(arm, root), measured)
         for future in done:
           running.pop(future)
           future.result()

@@ -51,8 +51,10 @@ def run_system(
       for arm in made
     }
 
-    def progress(arm, step):
-      bar.update(bars[id(arm)], completed=step)
+    def progress(arm, step, measured):
+      label = f'{arm.name}, seed {arm.seed}'
+      label += f', measured {measured}' * bool(measured)
+      bar.update(bars[id(arm)], completed=step, description=label)
       done = sum(bar.tasks[task].completed for task in bars.values())
       bar.update(whole, completed=done)
 

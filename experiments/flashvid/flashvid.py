@@ -65,7 +65,7 @@ def _measured(smoke: bool, thorough: bool) -> dict:
     }
   return {
     'clips': 2000 if thorough else 150,
-    'questions': 2 if thorough else 4,
+    'questions': 1 if thorough else 4,
     'long_clips': 500 if thorough else 100,
     'link_clips': 32 if thorough else 16,
     'pictures': 2,

@@ -120,7 +120,13 @@ class Task:
 
   def measure(self, job: Any, params: Any) -> dict[str, Any]:
     """Everything that the report shows; see measure.py."""
-    return measure.measure(job.model, params, job.chat, self._config.measure)
+    return measure.measure(
+      job.model,
+      params,
+      job.chat,
+      self._config.measure,
+      self._config.workdir,
+    )
 
 
 def asked_together(clip: Clip, rng: np.random.Generator) -> list[Question]:

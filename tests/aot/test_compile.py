@@ -64,7 +64,9 @@ def test_refusal_in_words():
   text = report(refusal='RESOURCE_EXHAUSTED: 17 of 15.75').text()
   assert 'DOES NOT FIT: RESOURCE_EXHAUSTED: 17 of 15.75' in text
   assert '1.000 GiB  bf16[1024]  params/big' in text
-  assert '--config.batch_size' in text
+  assert 'a smaller --config.batch_size' in text
+  sampler = report(step='decode', refusal='17 of 15.75').text()
+  assert '--config.rollout.mesh.tensor' in sampler
 
 
 def test_table_goes_between_the_markers(tmp_path):
@@ -238,6 +240,22 @@ def test_a_step_of_rl_compiles():
   for step in ('train', 'logprobs'):
     said = f'{step} step on v5e:2x2 (4 chips, data=1 fsdp=4 tensor=1): 32 x 52'
     assert said in done.stdout
+
+
+@pytest.mark.aot
+def test_fewer_prompts_than_chips_compile():
+  """Q-Insight's layout: tensor shards take what its prompts leave."""
+  done = command(
+    'smoke',
+    *('--topology=v5e:2x2', '--steps=train,decode', '--config.batch_size=1'),
+    *('--config.mesh.tensor=4', '--config.rollout.mesh.tensor=4'),
+    file='experiments/rali/q_insight.py',
+  )
+  assert done.returncode == 0, done.stderr
+  # One prompt of 52 tokens, four answers of 24 behind it.
+  said = 'train step on v5e:2x2 (4 chips, data=1 fsdp=1 tensor=4): 4 x 76'
+  assert said in done.stdout
+  assert 'decode step on v5e:2x2 (4 chips, data=1 fsdp=1' in done.stdout
 
 
 @pytest.mark.aot

@@ -12,17 +12,18 @@ import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from launch import hlo, topologies
 from launch.aot_report import Memory, Report
 from vlm.models import flops
+from vlm.sharding import mesh as mesh_lib
 from vlm.sharding.batch import batch_sharding
-from vlm.sharding.mesh import batch_shards, check_batch_size, make_mesh
-from vlm.sharding.rules import DEFAULT_RULES, flatten, match, shardings
+from vlm.sharding.mesh import batch_shards
+from vlm.sharding.rules import DEFAULT_RULES, flatten, match, shardings, specs
 from vlm.train.optimizer import Optimizer
 from vlm.train.state import abstract_state, state_shardings
 from vlm.train.step import Objective, make_eval_step, make_step
@@ -73,6 +74,10 @@ class Work:
   seen: dict[str, Any] | None = None
   rules: Any = DEFAULT_RULES
 
+  # What a person sets `mesh` and the rows of `batch` with.
+  mesh_flag: ClassVar[str] = mesh_lib.FLAG
+  rows_flag: ClassVar[str] = '--config.batch_size'
+
   @property
   def counted(self) -> dict[str, Any]:
     """The shapes that reports are about."""
@@ -88,6 +93,35 @@ class Work:
       if held and self.optimizer.frozen.issuperset(held):
         named.append(part)
     return tuple(named)
+
+
+def check(work: Any, wanted: topologies.Slice) -> None:
+  """Refuses in seconds what would not compile, and needs no compiler.
+
+  Args:
+    work: a `Work`, or an `aot_rollout.Rollout`.
+    wanted: the slice to compile for.
+
+  Raises:
+    ValueError: when mesh, batch and parameters do not divide, naming the flag.
+  """
+  flag = work.mesh_flag
+  shape = mesh_lib.MeshShape.of(work.mesh, flag).resolve(wanted.chips, flag)
+  sizes = shape.dcn_data * shape.data, shape.fsdp, shape.tensor
+  mesh = AbstractMesh(sizes, mesh_lib.AXES)
+  rows = work.batch['tokens'].shape[0]
+  mesh_lib.check_batch_size(mesh, rows, work.accumulate, work.rows_flag)
+  specs(mesh, work.model.abstract_params, work.rules, flag)
+
+
+def mesh_of(work: Any, wanted: topologies.Slice) -> Mesh:
+  """The mesh of a job over a slice that is not there, checked.
+
+  Takes and raises what `check` does.
+  """
+  check(work, wanted)
+  devices = topologies.abstract_devices(wanted)
+  return mesh_lib.make_mesh(work.mesh, devices, work.mesh_flag)
 
 
 def compile_train(
@@ -114,8 +148,7 @@ def compile_train(
     ValueError: when mesh, batch and parameters do not divide, naming the flag.
     jax.errors.JaxRuntimeError: for any other refusal of the compiler.
   """
-  mesh = make_mesh(work.mesh, topologies.abstract_devices(wanted))
-  check_batch_size(mesh, _rows(work), work.accumulate)
+  mesh = mesh_of(work, wanted)
   state = abstract_state(
     work.model.abstract_params,
     work.optimizer,
@@ -159,8 +192,7 @@ def compile_forward(
 
   Takes, returns and raises what `compile_train` does.
   """
-  mesh = make_mesh(work.mesh, topologies.abstract_devices(wanted))
-  check_batch_size(mesh, _rows(work))
+  mesh = mesh_of(work, wanted)
   params = abstract_params(work, mesh)
   where = jax.tree.map(lambda leaf: leaf.sharding, params)
   step = make_eval_step(work.objective, mesh=mesh, param_shardings=where)
@@ -189,10 +221,6 @@ def abstract_params(work: Any, mesh: Mesh) -> dict[str, Any]:
     params,
     shardings(mesh, params, work.rules),
   )
-
-
-def _rows(work: Work) -> int:
-  return work.batch['tokens'].shape[0]
 
 
 def placed(batch: dict[str, Any], mesh: Mesh) -> dict[str, Any]:

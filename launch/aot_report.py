@@ -6,6 +6,15 @@ import dataclasses
 from launch import hlo, topologies
 
 GIB = topologies.GIB
+_REMEDY = (
+  'a smaller --config.batch_size, a larger --config.accumulate, '
+  '--config.runtime.remat=block, more fsdp or tensor shards'
+)
+_SAMPLER = (
+  'fewer prompts (--config.rollout.rows; --config.batch_size of grpo) or new '
+  'tokens, more shards by --config.rollout.mesh.tensor'
+)
+_REMEDIES = {'prefill': _SAMPLER, 'decode': _SAMPLER}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,8 +178,7 @@ class Report:
           f'    {b.bytes / GIB:7.3f} GiB  {b.shape}  {b.source}'
           for b in self.largest
         ),
-        '  to make it fit: a smaller --config.batch_size, a larger '
-        '--config.accumulate, --config.runtime.remat=block, more fsdp or '
-        'tensor shards, or a larger --topology',
+        f'  to make it fit: {_REMEDIES.get(self.step, _REMEDY)}, or a larger '
+        '--topology',
       ]
     return lines

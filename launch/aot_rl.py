@@ -9,7 +9,6 @@ from collections.abc import Callable
 import jax
 
 from launch import aot, aot_report, topologies
-from vlm.sharding.mesh import check_batch_size, make_mesh
 from vlm.train.rl import READ, make_logprobs
 
 
@@ -31,8 +30,7 @@ def compile_logprobs(
   Raises:
     ValueError: when mesh, batch and parameters do not divide, naming the flag.
   """
-  mesh = make_mesh(work.mesh, topologies.abstract_devices(wanted))
-  check_batch_size(mesh, work.batch['tokens'].shape[0], work.accumulate)
+  mesh = aot.mesh_of(work, wanted)
   params = aot.abstract_params(work, mesh)
   read = {name: work.batch[name] for name in READ if name in work.batch}
   arguments = {'params': params, 'batch': aot.placed(read, mesh)}

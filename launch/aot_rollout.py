@@ -7,17 +7,18 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from launch import aot, aot_report, topologies
+from launch.rl import ROLLOUT_MESH
 from vlm.models import flops
 from vlm.rollout import decoding
 from vlm.rollout.settings import Sampling
-from vlm.sharding.mesh import batch_shards, check_batch_size, make_mesh
+from vlm.sharding.mesh import batch_shards
 from vlm.sharding.rules import DEFAULT_RULES
 
 STEPS = ('prefill', 'decode')
@@ -34,6 +35,7 @@ class Rollout:
     mesh: mapping with `data`, `fsdp`, `tensor`.
     samples: continuations of each prompt.
     new_tokens: longest continuation.
+    rows_flag: what a person sets the number of prompts with.
     rules: sharding table.
   """
 
@@ -42,8 +44,10 @@ class Rollout:
   mesh: Any
   samples: int
   new_tokens: int
+  rows_flag: str
   rules: Any = DEFAULT_RULES
 
+  mesh_flag: ClassVar[str] = ROLLOUT_MESH
   # One microbatch; see `aot.Work`.
   accumulate: int = dataclasses.field(default=1, init=False)
 
@@ -74,8 +78,7 @@ def compile_step(
   Raises:
     ValueError: when mesh, batch and parameters do not divide, naming the flag.
   """
-  mesh = make_mesh(work.mesh, topologies.abstract_devices(wanted))
-  check_batch_size(mesh, work.batch['tokens'].shape[0])
+  mesh = aot.mesh_of(work, wanted)
   arguments = _prefill_arguments(work, mesh)
   lower = lambda: _lower_prefill(work, mesh, arguments)
   if step == 'decode':

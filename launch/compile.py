@@ -16,7 +16,7 @@ config names.
 
 import dataclasses
 import sys
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 from absl import app, flags
@@ -78,10 +78,11 @@ def rollout_of(config: ConfigDict) -> aot_rollout.Rollout:
   chat = None if config.model.preset else tasks.load(config).chat()
   model, trainer = job.model_of(config, chat), objectives.trainer_of(config)
   rows, samples, new_tokens = trainer.rollout(config)
+  flag = f'--config.{trainer.prompts}'
   batch = job.batch_of(rows, job.row_specs(config, model)[-1])
   del batch['loss_mask']
   return aot_rollout.Rollout(
-    model, batch, config.rollout.mesh, samples, new_tokens
+    model, batch, config.rollout.mesh, samples, new_tokens, flag
   )
 
 
@@ -93,46 +94,90 @@ def _name_kernels(config: ConfigDict) -> None:
     config.flashvid.kernels = 'pallas'
 
 
+@dataclasses.dataclass(frozen=True)
+class Planned:
+  """A step that can be compiled, as far as arithmetic tells.
+
+  Attributes:
+    step: one of STEPS.
+    work: what it needs, as shapes.
+    slice: the slice to compile for.
+    loss_chunk: of the config.
+  """
+
+  step: str
+  work: aot.Work | aot_rollout.Rollout
+  slice: topologies.Slice
+  loss_chunk: int
+
+
+def plan(
+  config: ConfigDict, wanted: topologies.Slice, steps: Sequence[str]
+) -> list[Planned]:
+  """What is to be compiled, refused in seconds where it cannot be.
+
+  Raises:
+    ValueError: a step that there is not, or that the config has no use for;
+      mesh, batch and parameters that do not divide. All name the flag.
+  """
+  if not steps:
+    raise ValueError(f'--steps is empty, expected of {STEPS}')
+  for step in steps:
+    _check_step(config, step)
+  planned = []
+  for step in steps:
+    sampled = step in aot_rollout.STEPS
+    work = rollout_of(config) if sampled else work_of(config)
+    aot.check(work, wanted)
+    if step == 'forward':
+      work = _microbatch(work)
+    planned.append(Planned(step, work, wanted, config.loss_chunk))
+  return planned
+
+
+def _check_step(config: ConfigDict, step: str) -> None:
+  if step not in STEPS:
+    raise ValueError(f'--steps={step!r}, expected of {STEPS}')
+  refused = f'--steps={step}: --config.objective={config.objective!r} has no '
+  if step == 'logprobs' and config.objective != 'grpo':
+    raise ValueError(f"{refused}completions to read, expected 'grpo'")
+  writes = objectives.trainer_of(config).rollout
+  if step in aot_rollout.STEPS and not writes:
+    raise ValueError(f"{refused}model that writes, expected 'sft' or 'grpo'")
+
+
 def compile_for(
-  config: ConfigDict, wanted: topologies.Slice, steps: list[str]
+  config: ConfigDict, wanted: topologies.Slice, steps: Sequence[str]
 ) -> list[aot_report.Report]:
   """Compiles the named steps one after another, printing each report."""
-  reports = []
-  for step in steps:
-    if step not in STEPS:
-      raise ValueError(f'--steps={step!r}, expected of {STEPS}')
-    reports.append(_compile(step, config, wanted))
-    print(reports[-1].text(), flush=True)
-  return reports
+  return [compile_planned(one) for one in plan(config, wanted, steps)]
 
 
-def _compile(step: str, config: ConfigDict, wanted) -> aot_report.Report:
-  if step in aot_rollout.STEPS:
-    work = rollout_of(config)
-    return aot_rollout.compile_step(step, work, wanted, log=_log)
-  work = work_of(config)
-  if step == 'train':
-    return aot.compile_train(work, wanted, log=_log)
-  if step == 'logprobs':
-    if config.objective != 'grpo':
-      raise ValueError(
-        f'--steps=logprobs: --config.objective={config.objective!r} has no '
-        "completions to read, expected 'grpo'"
-      )
-    chunk = config.loss_chunk
-    return aot_rl.compile_logprobs(work, wanted, loss_chunk=chunk, log=_log)
-  work = dataclasses.replace(work, batch=_microbatch(work))
-  return aot.compile_forward(work, wanted, log=_log)
+def compile_planned(planned: Planned) -> aot_report.Report:
+  """Compiles a step and prints its report."""
+  work, wanted, log = planned.work, planned.slice, _log
+  if planned.step == 'train':
+    report = aot.compile_train(work, wanted, log=log)
+  elif planned.step == 'forward':
+    report = aot.compile_forward(work, wanted, log=log)
+  elif planned.step == 'logprobs':
+    chunk = planned.loss_chunk
+    report = aot_rl.compile_logprobs(work, wanted, loss_chunk=chunk, log=log)
+  else:
+    report = aot_rollout.compile_step(planned.step, work, wanted, log=log)
+  print(report.text(), flush=True)
+  return report
 
 
-def _microbatch(work: aot.Work) -> dict[str, Any]:
+def _microbatch(work: aot.Work) -> aot.Work:
   """Evaluation takes as many rows at a time as training does."""
-  return jax.tree.map(
+  batch = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(
       (leaf.shape[0] // work.accumulate, *leaf.shape[1:]), leaf.dtype
     ),
     work.batch,
   )
+  return dataclasses.replace(work, batch=batch, accumulate=1)
 
 
 def _log(line: str) -> None:
@@ -145,9 +190,9 @@ def main(argv: list[str]) -> None:
   jax.config.update('jax_platforms', 'cpu')
   try:
     reports = _run_table() if FLAGS.table else _run_one()
-  except (ValueError, RuntimeError) as error:
-    if isinstance(error, jax.errors.JaxRuntimeError):
-      raise
+  except jax.errors.JaxRuntimeError:
+    raise
+  except (FileNotFoundError, ValueError, RuntimeError) as error:
     sys.exit(f'launch.compile: {error}')
   if not all(report.fits for report in reports):
     sys.exit(1)
@@ -161,25 +206,47 @@ def _run_one() -> list[aot_report.Report]:
 
 
 def _run_table() -> list[aot_report.Report]:
-  config = FLAGS.config
-  if not config.slices:
-    raise ValueError(
-      '--table compiles for the slices of config.slices; the config has none'
-    )
-  reports = []
-  for name, changes in config.slices:
-    if FLAGS.topology and name != FLAGS.topology:
-      continue
-    changed = config.copy_and_resolve_references()
-    changed.update_from_flattened_dict(changes)
-    found = compile_for(changed, topologies.parse(name), FLAGS.steps)
-    label = config.model.preset or config.task
-    if config.objective != 'sft':
-      label += f' ({config.objective})'
-    rows = [aot_table.row_of(config.table, label, report) for report in found]
-    aot_table.write_tables(aot_table.update(rows))
-    reports += found
+  config, reports = FLAGS.config, []
+  label = config.model.preset or config.task
+  if config.objective != 'sft':
+    label += f' ({config.objective})'
+  for planned in plan_table(config, FLAGS.topology, FLAGS.steps):
+    reports.append(compile_planned(planned))
+    row = aot_table.row_of(config.table, label, reports[-1])
+    aot_table.write_tables(aot_table.update([row]))
   return reports
+
+
+def plan_table(
+  config: ConfigDict, topology: str | None, steps: Sequence[str]
+) -> list[Planned]:
+  """What --table compiles, all of it: no refusal follows an hour of compiling.
+
+  Args:
+    config: with `slices`.
+    topology: of one of them, or None for all.
+    steps: of each.
+
+  Raises:
+    ValueError: see `plan`; or there is no such slice.
+  """
+  changes = dict(config.slices)
+  if not changes:
+    raise ValueError(
+      '--table compiles for the slices of config.slices; the config has none. '
+      '--topology without --table compiles for any slice'
+    )
+  if topology and topology not in changes:
+    raise ValueError(
+      f'--topology={topology} is not among config.slices, which --table '
+      f'compiles for: expected one of {sorted(changes)}, or no --table'
+    )
+  planned = []
+  for name in [topology] if topology else changes:
+    changed = config.copy_and_resolve_references()
+    changed.update_from_flattened_dict(changes[name])
+    planned += plan(changed, topologies.parse(name), steps)
+  return planned
 
 
 if __name__ == '__main__':

@@ -62,7 +62,9 @@ class Trainer:
       parts, each embedded twice; the step takes it whole.
     seen: (config, model) -> what goes through the model in a step, as
       `vlm.models.flops.blocks` counts it; None: the batch.
-    rollout: config -> (prompts, continuations of each, longest) of its sampler.
+    rollout: config -> (prompts, continuations of each, longest) of its sampler;
+      None where the model writes nothing.
+    prompts: the field that has the first of them.
     reference: config -> whether the state keeps the first parameters too.
     evaluate: (made, params, mesh, *, progress) -> {set: {'records', 'scores',
       'skipped'}}; None asks the task's questions (launch/evaluate.py).
@@ -77,7 +79,8 @@ class Trainer:
   shapes: Callable[[ConfigDict, Any], dict[str, Any]] = _shapes
   cached: bool = False
   seen: Callable[[ConfigDict, Any], dict[str, Any] | None] = _batch_itself
-  rollout: Callable[[ConfigDict], tuple[int, int, int]] = _rollout
+  rollout: Callable[[ConfigDict], tuple[int, int, int]] | None = _rollout
+  prompts: str = 'rollout.rows'
   reference: Callable[[ConfigDict], bool] = lambda config: False
   evaluate: Callable[..., dict[str, dict[str, Any]]] | None = None
   throughput: Callable[[Any, jax.sharding.Mesh], Throughput] | None = None
@@ -91,6 +94,7 @@ TRAINERS = {
     model=pairs.model_of,
     shapes=pairs.shapes,
     cached=True,
+    rollout=None,
     evaluate=pairs.evaluate,
     throughput=pairs.throughput,
   ),
@@ -104,6 +108,7 @@ TRAINERS = {
     shapes=rl.shapes,
     seen=rl.seen,
     rollout=rl.rollout,
+    prompts='batch_size',
     reference=lambda config: config.rl.beta > 0,
     throughput=rl.throughput,
   ),

@@ -38,6 +38,7 @@ from vlm.train.optimizer import merge
 from vlm.train.rl import READ, grpo, make_logprobs
 from vlm.train.step import Objective
 
+ROLLOUT_MESH = '--config.rollout.mesh'
 TRIED = 8  # rows of a source, until one can be asked about
 
 
@@ -148,7 +149,7 @@ def batches(made: job.Job, mesh: jax.sharding.Mesh) -> OnPolicy:
   config = made.config
   settings, rewards = config.rl, made.task.rewards()
   check_specimens(made, rewards)
-  layout = mesh_lib.reshaped(mesh, config.rollout.mesh)
+  layout = mesh_lib.reshaped(mesh, config.rollout.mesh, ROLLOUT_MESH)
   mesh_lib.check_batch_size(layout, config.batch_size)
   roller = Roller(
     made.model,
@@ -269,7 +270,9 @@ def _publisher(made: job.Job, mesh, layout):
   )
   laid_out = jax.jit(
     lambda params: jax.tree.map(lambda leaf: leaf.astype(dtype), params),
-    out_shardings=rules.shardings(layout, model.abstract_params),
+    out_shardings=rules.shardings(
+      layout, model.abstract_params, flag=ROLLOUT_MESH
+    ),
   )
 
   def publish(state: Mapping[str, Any]) -> sampler.Weights:

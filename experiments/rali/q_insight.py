@@ -4,6 +4,8 @@ r"""Q-Insight: image quality by reasoning that is learnt from rewards.
     --config.model.init_from=Qwen/Qwen2.5-VL-7B-Instruct \
     --config.data.path=gs://BUCKET/Data-DeQA-Score \
     --config.sets.degradations="('refA_sd_brief/metas/train_dist.json',)"
+  python -m launch.compile --config=experiments/rali/q_insight.py:full \
+    --table --steps=train,logprobs,prefill,decode
   python -m launch.train --config=experiments/rali/q_insight.py:tiny,arm=base
 
 Sizes: `full` (arXiv 2503.22679, section 5 of its recipe), `tiny` (the world of
@@ -52,6 +54,7 @@ OTHER_SETS = ('spaq', 'kadid', 'pipal', 'livew', 'agiqa', 'csiq')
 # windows of 64, which other shapes of as many pixels fill less well.
 PIXELS, VISUAL, UNITS = 1024 * 768, 1024, 5_120
 TEXT = 384  # tokens: system message, question and template, with room
+PROMPTS = 16  # of Q-Insight's step
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -135,8 +138,19 @@ def _full(config: ConfigDict, options: ConfigDict) -> None:
     return
   # Ten epochs: (7,046 + about 7,000) images by 16 prompts of 8 completions;
   # VisualQuality-R1: 6,100 images by 64 prompts of 6.
-  config.batch_size, config.steps = (64, 950) if rank else (16, 8_800)
+  config.batch_size, config.steps = (64, 950) if rank else (PROMPTS, 8_800)
   _rewarded(config, 6 if rank else 8, 256, 0.04 if rank else 0.001)
+  # One prompt with its completions at a time on four of 64 chips.
+  config.mesh.tensor = config.rollout.mesh.tensor = 4
+  config.accumulate = config.batch_size // PROMPTS
+  if not rank:  # whose rows would stand for Q-Insight's
+    _slices(config)
+
+
+def _slices(config: ConfigDict) -> None:
+  pairs = {'mesh.tensor': 2, 'rollout.mesh.tensor': 2}
+  config.slices = (('v5e:8x8', {}), ('v6e:8x8', {}), ('v5p:2x4x4', pairs))
+  config.table = 'experiments/rali/README.md'
 
 
 def _small(config: ConfigDict, options: ConfigDict) -> None:

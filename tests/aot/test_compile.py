@@ -1,13 +1,16 @@
 """The command: its exit code, and the table it writes."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from experiments.depthlm import depthlm
-from launch import aot_report, aot_table, hlo, topologies
+from experiments.contrastive import contrastive
+from experiments.depthlm import depthlm, grpo
+from experiments.rali import q_insight
+from launch import aot_report, aot_table, compile, hlo, topologies
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,7 +64,9 @@ def test_refusal_in_words():
   text = report(refusal='RESOURCE_EXHAUSTED: 17 of 15.75').text()
   assert 'DOES NOT FIT: RESOURCE_EXHAUSTED: 17 of 15.75' in text
   assert '1.000 GiB  bf16[1024]  params/big' in text
-  assert '--config.batch_size' in text
+  assert 'a smaller --config.batch_size' in text
+  sampler = report(step='decode', refusal='17 of 15.75').text()
+  assert '--config.rollout.mesh.tensor' in sampler
 
 
 def test_table_goes_between_the_markers(tmp_path):
@@ -121,6 +126,68 @@ def test_bad_flags(arguments, message):
   assert done.returncode == 1 and message in done.stderr
 
 
+@pytest.mark.parametrize(
+  ('made', 'step', 'changes', 'message'),
+  [
+    (depthlm, 'trian', {}, "--steps='trian', expected of"),
+    (depthlm, '', {}, "--steps='', expected of"),
+    (depthlm, 'logprobs', {}, "objective='sft' has no completions"),
+    (contrastive, 'decode', {}, "objective='contrastive' has no model that"),
+    (depthlm, 'train', {'mesh.tensor': 3}, '--config.mesh.tensor=3'),
+    (depthlm, 'train', {'mesh.tensor': 8}, 'change --config.mesh.tensor=8'),
+    (depthlm, 'forward', {'accumulate': 0}, '--config.accumulate=0'),
+    (depthlm, 'train', {'batch_size': 9}, '--config.batch_size=9, expected a'),
+    (
+      *(depthlm, 'decode', {'rollout.mesh.tensor': 8}),
+      'change --config.rollout.mesh.tensor=8',
+    ),
+    (depthlm, 'prefill', {'rollout.rows': 9}, '--config.rollout.rows=9, exp'),
+    (grpo, 'prefill', {'batch_size': 9}, '--config.batch_size=9, expected a'),
+  ],
+)
+def test_what_cannot_be_compiled_is_refused_before(
+  made, step, changes, message
+):
+  config = made.get_config('smoke')
+  config.update_from_flattened_dict(changes)
+  config.batch_size = changes.get('batch_size', 64)
+  with pytest.raises(ValueError, match=re.escape(message)):
+    compile.plan(config, topologies.parse('v5e:2x4'), ['train', step])
+
+
+@pytest.mark.parametrize(
+  ('made', 'arg'),
+  [
+    (q_insight, 'full'),
+    (q_insight, 'full,model=qwen2.5-vl-3b,arm=no_think_score'),
+    (grpo, 'full'),
+    (grpo, 'full,model=qwen2.5-vl-7b'),
+  ],
+)
+def test_the_slices_of_rewarded_training_divide(made, arg):
+  config = made.get_config(arg)
+  planned = compile.plan_table(config, None, ['train', 'decode'])
+  wanted = [name for name, _ in config.slices for _ in range(2)]
+  assert [one.slice.name for one in planned] == wanted
+  assert {'v5e:8x8', 'v6e:8x8', 'v5p:2x4x4'} == set(wanted)
+  prompts, answers = planned[0].work, planned[1].work
+  assert prompts.seen['tokens'].shape == (
+    config.batch_size * config.rl.group,
+    config.data.seq_len + config.rl.new_tokens,
+  )
+  assert answers.batch['tokens'].shape[0] == config.batch_size
+  assert answers.samples == config.rl.group
+
+
+def test_a_table_of_no_slice_is_refused():
+  config = q_insight.get_config('full,arm=rank')
+  with pytest.raises(ValueError, match='the config has none'):
+    compile.plan_table(config, None, ['train'])
+  config = q_insight.get_config('full')
+  with pytest.raises(ValueError, match='--topology=v5e:4x4 is not among'):
+    compile.plan_table(config, 'v5e:4x4', ['train'])
+
+
 def command(size, *arguments, file='experiments/depthlm/depthlm.py'):
   return subprocess.run(
     [
@@ -173,6 +240,22 @@ def test_a_step_of_rl_compiles():
   for step in ('train', 'logprobs'):
     said = f'{step} step on v5e:2x2 (4 chips, data=1 fsdp=4 tensor=1): 32 x 52'
     assert said in done.stdout
+
+
+@pytest.mark.aot
+def test_fewer_prompts_than_chips_compile():
+  """Q-Insight's layout: tensor shards take what its prompts leave."""
+  done = command(
+    'smoke',
+    *('--topology=v5e:2x2', '--steps=train,decode', '--config.batch_size=1'),
+    *('--config.mesh.tensor=4', '--config.rollout.mesh.tensor=4'),
+    file='experiments/rali/q_insight.py',
+  )
+  assert done.returncode == 0, done.stderr
+  # One prompt of 52 tokens, four answers of 24 behind it.
+  said = 'train step on v5e:2x2 (4 chips, data=1 fsdp=1 tensor=4): 4 x 76'
+  assert said in done.stdout
+  assert 'decode step on v5e:2x2 (4 chips, data=1 fsdp=1' in done.stdout
 
 
 @pytest.mark.aot

@@ -63,6 +63,8 @@ def test_batch_size_must_split():
     assert word in str(error.value)
   with pytest.raises(ValueError, match='accumulate=0'):
     check_batch_size(mesh, 8, accumulate=0)
+  with pytest.raises(ValueError, match='--config.rollout.rows=3, expected'):
+    check_batch_size(mesh, 3, flag='--config.rollout.rows')
 
 
 def test_another_shape_keeps_the_order_of_the_devices():
@@ -72,3 +74,5 @@ def test_another_shape_keeps_the_order_of_the_devices():
   assert list(wide.devices.flat) == list(mesh.devices.flat)
   with pytest.raises(ValueError, match='--config.mesh.tensor=3'):
     reshaped(mesh, {'data': 1, 'fsdp': -1, 'tensor': 3})
+  with pytest.raises(ValueError, match='--config.rollout.mesh.tensor=3: '):
+    reshaped(mesh, {'fsdp': -1, 'tensor': 3}, '--config.rollout.mesh')

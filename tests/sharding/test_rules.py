@@ -120,6 +120,8 @@ def test_an_axis_that_does_not_divide_is_an_error(mesh):
     '--config.mesh.tensor=4',
   ):
     assert word in str(error.value)
+  with pytest.raises(ValueError, match='change --config.rollout.mesh.tensor=4'):
+    rules.shardings(mesh, tree, flag='--config.rollout.mesh')
 
 
 def test_few_kv_heads_are_replicated_and_said_so(mesh):

@@ -15,6 +15,8 @@ import jax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vlm.sharding.mesh import FLAG
+
 # Below this many elements an unlisted array is replicated: gathering it would
 # cost more latency than its memory is worth (4 MiB in float32).
 LARGE = 1 << 20
@@ -100,7 +102,9 @@ def map_paths(f, tree: Any, *rest: Any) -> Any:
   )
 
 
-def specs(mesh: Any, abstract_params: Any, rules=DEFAULT_RULES) -> Any:
+def specs(
+  mesh: Any, abstract_params: Any, rules=DEFAULT_RULES, flag: str = FLAG
+) -> Any:
   """Chooses a PartitionSpec for every parameter.
 
   Args:
@@ -109,6 +113,7 @@ def specs(mesh: Any, abstract_params: Any, rules=DEFAULT_RULES) -> Any:
     rules: ((regex, PartitionSpec or Relaxed), ...), first match wins; a path
       without a match is sharded over fsdp along its largest divisible axis when
       it is large, else replicated.
+    flag: what a person sets the mesh with, for errors.
 
   Returns:
     A tree of PartitionSpec.
@@ -118,15 +123,18 @@ def specs(mesh: Any, abstract_params: Any, rules=DEFAULT_RULES) -> Any:
       divide and no relaxation is declared.
   """
   return map_paths(
-    lambda path, leaf: _resolve(mesh, path, leaf, rules)[0], abstract_params
+    lambda path, leaf: _resolve(mesh, path, leaf, rules, flag)[0],
+    abstract_params,
   )
 
 
-def shardings(mesh: Any, abstract_params: Any, rules=DEFAULT_RULES) -> Any:
+def shardings(
+  mesh: Any, abstract_params: Any, rules=DEFAULT_RULES, flag: str = FLAG
+) -> Any:
   """Like `specs`, as NamedShardings on `mesh`."""
   return map_paths(
     lambda path, leaf: NamedSharding(
-      mesh, _resolve(mesh, path, leaf, rules)[0]
+      mesh, _resolve(mesh, path, leaf, rules, flag)[0]
     ),
     abstract_params,
   )
@@ -137,13 +145,13 @@ def relaxations(
 ) -> dict[str, str]:
   """Says where an array is less sharded than its rule asked, by path."""
   notes = {
-    path: _resolve(mesh, path, leaf, rules)[1]
+    path: _resolve(mesh, path, leaf, rules, FLAG)[1]
     for path, leaf in flatten(abstract_params)
   }
   return {path: note for path, note in notes.items() if note}
 
 
-def _resolve(mesh, path: str, leaf: Any, rules) -> tuple[P, str]:
+def _resolve(mesh, path: str, leaf: Any, rules, flag) -> tuple[P, str]:
   """Returns the spec of one array and a note on what was relaxed."""
   rule = match(path, rules)
   if rule is None:
@@ -157,13 +165,13 @@ def _resolve(mesh, path: str, leaf: Any, rules) -> tuple[P, str]:
     )
   entries, notes = [], []
   for axis, names in enumerate(spec):
-    entry, note = _fit(mesh, path, leaf.shape, axis, names, relax)
+    entry, note = _fit(mesh, path, leaf.shape, axis, names, relax, flag)
     entries.append(entry)
     notes += [note] if note else []
   return P(*entries), '; '.join(notes)
 
 
-def _fit(mesh, path, shape, axis, names, relax) -> tuple[Any, str]:
+def _fit(mesh, path, shape, axis, names, relax, flag) -> tuple[Any, str]:
   """Checks one axis of one array against the mesh axes that shard it."""
   parts = (names,) if isinstance(names, str) else tuple(names or ())
   for name in parts:
@@ -179,7 +187,7 @@ def _fit(mesh, path, shape, axis, names, relax) -> tuple[Any, str]:
   if set(parts) <= set(relax):
     size = shape[axis]
     return None, f'replicated over {joined}: {size} not divisible by {count}'
-  flags = ' '.join(f'--config.mesh.{n}={mesh.shape[n]}' for n in parts)
+  flags = ' '.join(f'{flag}.{n}={mesh.shape[n]}' for n in parts)
   raise ValueError(
     f'{path} of shape {tuple(shape)}: axis {axis} of size {shape[axis]} is '
     f'sharded over mesh axis {joined}, expected a multiple of {count}; change '

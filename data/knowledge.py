@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -201,12 +202,12 @@ class Knowledge:
     if others and ood == CONSTANT:
       table[others] = self.prototypes.mean(axis=0, dtype=np.float64)
     elif others and ood == RECONSTRUCT:
-      asked = vectors.rows([words[row] for row in others])
+      asked = jnp.asarray(vectors.rows([words[row] for row in others]))
       table[others] = np.asarray(
         reconstruct(
           asked,
-          self.vectors,
-          self.prototypes,
+          jnp.asarray(self.vectors),
+          jnp.asarray(self.prototypes),
           **dataclasses.asdict(reconstruction),
         )
       )

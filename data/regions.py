@@ -13,6 +13,7 @@ from etils import epath
 
 from data.embeddings import Embedder
 from data.image import SUFFIXES, open_image
+from data.records import BadRecord
 from data.sources.region_features import Regions
 
 TILES = (1, 2, 4)
@@ -58,9 +59,6 @@ class Crops:
     images: folders that are looked through, the first that has a file wins.
     names: of the files to be found there, with or without an ending.
     boxes: of an image by its number; the grid if None.
-
-  Raises:
-    FileNotFoundError: naming the first image that is in no folder.
   """
 
   def __init__(
@@ -72,19 +70,26 @@ class Crops:
   ):
     self.name = ','.join(str(folder) for folder in images)
     self.keys = tuple(names)
-    self._embedder, self._boxes = embedder, boxes
-    self._paths = [_found(images, name) for name in names]
+    self._embedder, self._boxes, self._folders = embedder, boxes, images
 
   def __len__(self) -> int:
     return len(self.keys)
+
+  def path(self, index: int) -> epath.Path:
+    """Where an image is.
+
+    Raises:
+      BadRecord: it is in no folder.
+    """
+    return _found(self._folders, self.keys[index])
 
   def __getitem__(self, index: int) -> Regions:
     """Encodes the regions of an image.
 
     Raises:
-      BadRecord: for an image that cannot be read.
+      BadRecord: for an image that is in no folder or cannot be read.
     """
-    image = open_image(self._paths[index])
+    image = open_image(self.path(index))
     boxes = self._boxes(index) if self._boxes else grid_boxes(image.size)
     crops = (image.crop(_pixels(box, image.size)) for box in boxes)
     return Regions(self._embedder.pictures(crops).vectors, boxes)
@@ -100,8 +105,8 @@ def _found(folders: Sequence[epath.PathLike], name: str) -> epath.Path:
       path = epath.Path(folder) / one
       if path.exists():
         return path
-  raise FileNotFoundError(
-    f'--images={",".join(map(str, folders))}: {name} is in none of them'
+  raise BadRecord(
+    'missing image', f'{name} is in none of {[str(one) for one in folders]}'
   )
 
 

@@ -4,6 +4,8 @@ import base64
 import json
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 WORDS = ('dog', 'puppy', 'red', 'car', 'man', 'hot', 'ball')
@@ -109,6 +111,13 @@ def write_npz(folder: pathlib.Path, features, boxes=None) -> pathlib.Path:
       info=np.array({'objects_id': Unpickled()}, object),
     )
   return folder
+
+
+def params_of(model, seed: int = 0):
+  """Random parameters of a region encoder, without compiling its own."""
+  rng = np.random.default_rng(seed)
+  draw = lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32)
+  return jax.tree.map(draw, model.abstract_params)
 
 
 class Unpickled:

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from data import regions
+from data.records import BadRecord
 from data.sources import region_features as rf
 from tests import iqa_files, mask_files
 
@@ -161,8 +162,8 @@ class TestCrops:
     np.testing.assert_allclose(
       source[0].features[0], pixels[38:, 30:].mean((0, 1)), rtol=1e-5
     )
-    with pytest.raises(FileNotFoundError, match='3 is in none of them'):
-      regions.Crops(Means(), folders, ['3'])
+    with pytest.raises(BadRecord, match='missing image: 3 is in none of'):
+      regions.Crops(Means(), folders, ['3'])[0]
 
 
 class Means:

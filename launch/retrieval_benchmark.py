@@ -37,6 +37,7 @@ from data.knowledge import DROP, OOD_MODES, RECONSTRUCT, Knowledge
 from data.region_encoder import Encoding
 from data.regions import Crops
 from data.sources import karpathy, region_features
+from data.words import lemmas
 from data.words.captions import (
   OOD,
   CaptionWords,
@@ -180,11 +181,9 @@ def _words(
   said = [words_of(one, word_settings()) for one in tags or data.captions]
   wanted = {word for words in said for word in words}
   if FLAGS.lemmatise:
-    wanted = None  # Any base form may be asked for.
-  # The knowledge's own tell whether these are its vectors.
-  vectors = load_vectors(
-    FLAGS.vectors, wanted and wanted | set(knowledge.words)
-  )
+    wanted |= {form for word in wanted for form in lemmas.candidates(word)}
+  # The knowledge's own words tell whether these are its vectors.
+  vectors = load_vectors(FLAGS.vectors, wanted | set(knowledge.words))
   knowledge.check_vectors(vectors)
   return said, vectors
 

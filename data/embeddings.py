@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from data.checkpoint import load_processor
 from data.image import SUFFIXES
 from data.pairs import TextEncoder
+from data.processors.registry import processor_from_hf
 from data.records import BadRecord
 from vlm.convert import folder as folders
 from vlm.convert.reader import load_params
@@ -100,7 +101,8 @@ class Embedder:
       raise ValueError(f'{source}: {facts.model_type} has no image tower')
     mesh = mesh or make_mesh({'data': -1, 'fsdp': 1})
     check_batch_size(mesh, batch_size)
-    picture = load_processor(folder)
+    # A tower of images alone has no published settings of ours.
+    picture = load_processor(folder) or processor_from_hf(folder)
     text = TextEncoder.load(folder, facts.text.context) if texts else None
     placed = rules.shardings(mesh, model.abstract_params)
     dtype = model.runtime.param_dtype

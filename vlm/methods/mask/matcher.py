@@ -79,7 +79,7 @@ class Matcher:
     self,
     codes: Float[Array, 'n I Z'] | Float[np.ndarray, 'n I Z'],
     valid: Bool[Array, 'n I'] | Bool[np.ndarray, 'n I'],
-    table: Float[Array, 'W Z'] | Float[np.ndarray, 'W Z'],
+    table: Float[Array, 'W _'] | Float[np.ndarray, 'W _'],
     ids: Int[np.ndarray, 'C J'],
     *,
     pooling: str = 't2i',

@@ -156,9 +156,7 @@ class TestConsistency:
     x = drawn(PAIRS, CODE)
     with pytest.raises(ValueError, match="negatives='all', expected one of"):
       losses.consistency(x, x, WORDS, negatives='all')
-    with pytest.raises(
-      ValueError, match='temperature=0.0, expected a positive'
-    ):
+    with pytest.raises(ValueError, match='temperature=0.0, expected'):
       losses.consistency(x, x, WORDS, temperature=0.0)
 
 

@@ -98,9 +98,7 @@ def test_what_is_out_of_range_is_named():
     reconstruct(vectors, known, prototypes, neighbours=0)
   with pytest.raises(ValueError, match=r"reconstruct.mode='dot', expected"):
     reconstruct(vectors, known, prototypes, mode='dot')
-  with pytest.raises(
-    ValueError, match=r'reconstruct.temperature=0.0, expected'
-  ):
+  with pytest.raises(ValueError, match=r'temperature=0.0, expected'):
     reconstruct(vectors, known, prototypes, temperature=0.0)
   with pytest.raises(
     ValueError, match='word vectors of 4 numbers and 11 known'

@@ -4,9 +4,9 @@
 
 1,000 images of 36 regions and 5,000 captions of 3 to 12 words (of 4,000, as
 frequent as in a language: the n-th 1 / n as often as the first), Z = 512,
-float32. The loop takes one image at a time and all captions' words, looked up
-and of unit length beforehand, and pools what it finds; this is the spec's
-formula said plainly. Ours starts from codes and table. Both end with the whole
+float32. The loop takes one image at a time and all captions' words, filled up
+to the longest caption, and pools what it finds: the spec's formula said
+plainly. Ours starts from codes and table. Both end with the whole
 matrix; the sides take turns in one process. CPU seconds are of all threads:
 they hardly change where other processes take the cores.
 """

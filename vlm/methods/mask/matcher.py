@@ -7,12 +7,12 @@ With S the cosines of an image's regions and a caption's words:
     sum   both added
     mean  mean over both, an ablation
 
-All region-word cosines of 5,000 images and 25,000 captions would be 8e10
-numbers; they never exist. Captions share words, so cosines are taken with the W
-distinct ones. For t2i what is left is the best region for each word and image,
-[W, n], computed once, of which a caption gathers its rows; for i2t regions
-cannot be left out before the words are known, and a tile of images meets a
-block of captions at a time (`similarity`).
+All region-word cosines of 5,000 images and 25,000 captions of ten words would
+be 4.5e10 numbers; they never exist. Captions share words, so cosines are taken
+with the W distinct ones. For t2i what is left is the best region for each word
+and image, [W, n], computed once, of which a caption gathers its rows; for i2t
+regions cannot be left out before the words are known, and a tile of images
+meets a block of captions at a time (`similarity`).
 """
 
 import functools
@@ -21,6 +21,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
@@ -47,6 +48,9 @@ READS = {
   'sum': ('codes', 'valid', 'best'),
   'mean': ('codes', 'valid'),
 }
+
+# Compiled, so that each device does its own part.
+_unit = jax.jit(unit)
 
 
 class Matcher:
@@ -97,10 +101,10 @@ class Matcher:
     self.bare = ~valid.any(axis=1)
     fill = -len(codes) % (self._image_ways * image_tile)
     self._arrays = {
-      'codes': self._put('codes', unit(jnp.asarray(_padded(codes, fill)))),
+      'codes': _unit(self._put('codes', _padded(codes, fill))),
       'valid': self._put('valid', _padded(valid, fill)),
       # The zero vector behind the words is what padding gathers.
-      'table': self._put('table', unit(jnp.asarray(_padded(table, 1)))),
+      'table': _unit(self._put('table', _padded(table, 1))),
     }
 
   def score(
@@ -122,6 +126,8 @@ class Matcher:
       block=self.caption_block,
       mesh=self.mesh,
     )
+    if not found.is_fully_addressable:
+      found = multihost_utils.process_allgather(found, tiled=True)
     return np.asarray(found)[place, : len(rows)].T
 
   @property

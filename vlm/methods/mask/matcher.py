@@ -7,19 +7,21 @@ With S the cosines of an image's regions and a caption's words:
     sum   both added
     mean  mean over both, an ablation
 
-All region-word cosines of 5,000 images and 25,000 captions would be 8e10
-numbers; they never exist. Captions share words, so cosines are taken with the W
-distinct ones. For t2i what is left is the best region for each word and image,
-[W, n], computed once, of which a caption gathers its rows; for i2t regions
-cannot be left out before the words are known, and a tile of images meets a
-block of captions at a time (`similarity`).
+All region-word cosines of 5,000 images and 25,000 captions of ten words would
+be 4.5e10 numbers; they never exist. Captions share words, so cosines are taken
+with the W distinct ones. For t2i what is left is the best region for each word
+and image, [W, n], computed once, of which a caption gathers its rows; for i2t
+regions cannot be left out before the words are known, and a tile of images
+meets a block of captions at a time (`similarity`).
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
@@ -46,6 +48,9 @@ READS = {
   'sum': ('codes', 'valid', 'best'),
   'mean': ('codes', 'valid'),
 }
+
+# Compiled, so that each device does its own part.
+_unit = jax.jit(unit)
 
 
 class Matcher:
@@ -78,7 +83,7 @@ class Matcher:
     self,
     codes: Float[Array, 'n I Z'] | Float[np.ndarray, 'n I Z'],
     valid: Bool[Array, 'n I'] | Bool[np.ndarray, 'n I'],
-    table: Float[Array, 'W Z'] | Float[np.ndarray, 'W Z'],
+    table: Float[Array, 'W _'] | Float[np.ndarray, 'W _'],
     ids: Int[np.ndarray, 'C J'],
     *,
     pooling: str = 't2i',
@@ -96,10 +101,10 @@ class Matcher:
     self.bare = ~valid.any(axis=1)
     fill = -len(codes) % (self._image_ways * image_tile)
     self._arrays = {
-      'codes': self._put('codes', unit(jnp.asarray(_padded(codes, fill)))),
+      'codes': _unit(self._put('codes', _padded(codes, fill))),
       'valid': self._put('valid', _padded(valid, fill)),
       # The zero vector behind the words is what padding gathers.
-      'table': self._put('table', unit(jnp.asarray(_padded(table, 1)))),
+      'table': _unit(self._put('table', _padded(table, 1))),
     }
 
   def score(
@@ -111,13 +116,18 @@ class Matcher:
     fill = -len(rows) % (self._image_ways * self.image_tile)
     order, place = self._order(self.lengths[columns])
     chosen = columns[order]
-    found = self._program(
-      {name: self._arrays[name] for name in ('codes', 'valid', 'table')}
-      | {'best': self._best},
+    found = scores_program(
+      self._arrays | {'best': self._best},
       np.r_[rows, np.repeat(rows[:1], fill)],
       self._put('ids', self._ids[chosen]),
       self._put('lengths', self.lengths[chosen]),
+      pooling=self.pooling,
+      tile=self.image_tile,
+      block=self.caption_block,
+      mesh=self.mesh,
     )
+    if not found.is_fully_addressable:
+      found = multihost_utils.process_allgather(found, tiled=True)
     return np.asarray(found)[place, : len(rows)].T
 
   @property
@@ -148,41 +158,8 @@ class Matcher:
   def _best(self) -> jax.Array | None:
     if 'best' not in READS[self.pooling]:
       return None
-    run = functools.partial(similarity.best_regions, tile=self.image_tile)
-    names = ('codes', 'valid', 'table')
-    run = self._spread(run, tuple(SPECS[n] for n in names), SPECS['best'])
-    return jax.jit(run)(*(self._arrays[name] for name in names))
-
-  @functools.cached_property
-  def _program(self):
-    """(arrays, rows, ids, lengths) -> [captions, rows], compiled."""
-    reads = READS[self.pooling]
-    run = functools.partial(
-      scores,
-      pooling=self.pooling,
-      image_tile=self.image_tile,
-      caption_block=self.caption_block,
-    )
-    given = {name: SPECS[name] for name in (*reads, 'table')}
-    spread = self._spread(
-      run, (given, SPECS['ids'], SPECS['lengths']), P(CAPTION_AXIS, BATCH_AXES)
-    )
-
-    def program(arrays, rows, ids, lengths):
-      take = lambda name: (
-        arrays[name][:, rows] if name == 'best' else (arrays[name][rows])
-      )
-      chosen = {name: take(name) for name in reads}
-      return spread(chosen | {'table': arrays['table']}, ids, lengths)
-
-    return jax.jit(program)
-
-  def _spread(self, run, takes, gives):
-    if self.mesh is None:
-      return run
-    return jax.shard_map(
-      run, mesh=self.mesh, in_specs=takes, out_specs=gives, check_vma=False
-    )
+    images = (self._arrays[name] for name in ('codes', 'valid', 'table'))
+    return best_program(*images, tile=self.image_tile, mesh=self.mesh)
 
   def _put(self, name: str, array) -> jax.Array:
     if self.mesh is None:
@@ -190,35 +167,75 @@ class Matcher:
     return jax.device_put(array, NamedSharding(self.mesh, SPECS[name]))
 
 
-def scores(
-  arrays: dict[str, Array],
+@functools.partial(jax.jit, static_argnames=('tile', 'mesh'))
+def best_program(codes, valid, table, *, tile: int, mesh: Mesh | None):
+  """`similarity.best_regions` of all images [W + 1, n], over a mesh."""
+  run = functools.partial(similarity.best_regions, tile=tile)
+  takes = SPECS['codes'], SPECS['valid'], SPECS['table']
+  return _spread(run, mesh, takes, SPECS['best'])(codes, valid, table)
+
+
+@functools.partial(
+  jax.jit, static_argnames=('pooling', 'tile', 'block', 'mesh')
+)
+def scores_program(
+  arrays: dict[str, jax.Array | None],
+  rows: Int[Array, 'R'] | Int[np.ndarray, 'R'],
   ids: Int[Array, 'C J'],
   lengths: Int[Array, 'C'],
   *,
   pooling: str,
-  image_tile: int,
-  caption_block: int,
-) -> Float[Array, 'C n']:
-  """Scores of captions and images; what a device computes of its own.
+  tile: int,
+  block: int,
+  mesh: Mesh | None,
+) -> Float[Array, 'C R']:
+  """Scores of captions and chosen images, over a mesh.
 
   Args:
-    arrays: what `READS` names for the pooling, and 'table'.
-    ids, lengths: see `similarity.word_means`.
-    pooling: one of `POOLINGS`.
-    image_tile, caption_block: sizes that divide the images and captions.
+    arrays: 'table', and what `READS` names for the pooling, of all images.
+    rows: images; a multiple of the mesh's image ways times `tile`.
+    ids, lengths: see `similarity.word_means`; a multiple of the mesh's caption
+      ways times `block`.
+    pooling, tile, block, mesh: see `Matcher`.
   """
-  blocks = dict(block=caption_block)
+  run = functools.partial(_scores, pooling=pooling, tile=tile, block=block)
+  chosen = {name: arrays[name] for name in READS[pooling]}
+  for name in chosen:
+    axis = SPECS[name].index(BATCH_AXES)
+    chosen[name] = jnp.take(chosen[name], rows, axis=axis)
+  chosen['table'] = arrays['table']
+  takes = (
+    {name: SPECS[name] for name in chosen},
+    SPECS['ids'],
+    SPECS['lengths'],
+  )
+  gives = P(CAPTION_AXIS, BATCH_AXES)
+  return _spread(run, mesh, takes, gives)(chosen, ids, lengths)
+
+
+def _scores(arrays, ids, lengths, *, pooling, tile, block) -> jax.Array:
+  """What a device computes of its own images and captions."""
   images = [arrays.get(name) for name in ('codes', 'valid', 'table')]
   if pooling == 'mean':
-    return similarity.overall_means(*images, ids, lengths, **blocks)
-  total = 0.0
+    return similarity.overall_means(*images, ids, lengths, block=block)
+  parts = []
   if pooling in ('t2i', 'sum'):
-    total += similarity.word_means(arrays['best'], ids, lengths, **blocks)
-  if pooling in ('i2t', 'sum'):
-    total += similarity.region_means(
-      *images, ids, lengths, tile=image_tile, **blocks
+    parts.append(
+      similarity.word_means(arrays['best'], ids, lengths, block=block)
     )
-  return total
+  if pooling in ('i2t', 'sum'):
+    parts.append(
+      similarity.region_means(*images, ids, lengths, tile=tile, block=block)
+    )
+  return sum(parts[1:], parts[0])
+
+
+def _spread(run: Callable, mesh: Mesh | None, takes, gives) -> Callable:
+  if mesh is None:
+    return run
+  return jax.shard_map(
+    run, mesh=mesh, in_specs=takes, out_specs=gives, check_vma=False
+  )
 
 
 def matched_ranks(

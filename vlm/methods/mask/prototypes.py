@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+from scipy import sparse
 
-# Pairs brought to float64 at once: 512 of 2048 numbers stay in a cache.
-ROWS = 512
+# Numbers of each region at a time: what is brought to float64 stays in a cache.
+COLUMNS = 128
 
 
 class Groups(NamedTuple):
@@ -74,22 +75,31 @@ class Moments:
     finite = np.isfinite(codes).all(axis=1)[regions]
     self.skipped += int(np.count_nonzero(~finite))
     regions, words = regions[finite], words[finite]
-    order = np.argsort(words, kind='stable')
-    regions, words = regions[order], words[order]
-    for first in range(0, len(words), ROWS):
-      part = slice(first, first + ROWS)
-      self.add_groups(grouped(codes[regions[part]], words[part]))
+    if not len(words):
+      return
+    numbers, slots, counts = np.unique(
+      words, return_inverse=True, return_counts=True
+    )
+    shape = len(numbers), len(codes)
+    chosen = sparse.csr_array((np.ones(len(words)), (slots, regions)), shape)
+    divisor = counts[:, None]
+    for part in self._columns():
+      # Near the codes a square loses nothing that float64 can hold.
+      origin = codes[regions[0], part].astype(np.float64)
+      x = codes[:, part] - origin
+      means = chosen @ x / divisor
+      squares = chosen @ np.square(x) - divisor * np.square(means)
+      np.maximum(squares, 0, out=squares)
+      self._fold(numbers, counts, means + origin, squares, part)
+    self.counts[numbers] += counts
 
   def add_groups(self, groups: Groups) -> None:
     """Adds what was computed of a chunk, as by `sharded_groups`."""
     kept = (np.asarray(groups.words) >= 0) & (np.asarray(groups.counts) > 0)
     words, counts, means, squares = (np.asarray(x)[kept] for x in groups)
-    old = self.counts[words]
-    total = old + counts.astype(np.int64)
-    gap = means - self.means[words]
-    self.means[words] += gap * (counts / total)[:, None]
-    self.squares[words] += squares + gap * gap * (old * counts / total)[:, None]
-    self.counts[words] = total
+    for part in self._columns():
+      self._fold(words, counts, means[:, part], squares[:, part], part)
+    self.counts[words] += counts
 
   def merge(self, other: 'Moments') -> None:
     """Adds what another has read, of other regions of the same words."""
@@ -115,6 +125,18 @@ class Moments:
     counts = np.maximum(self.counts, 1)[:, None]
     return (self.squares / counts).astype(np.float32)
 
+  def _columns(self) -> list[slice]:
+    width = self.means.shape[1]
+    return [slice(i, i + COLUMNS) for i in range(0, width, COLUMNS)]
+
+  def _fold(self, words, counts, means, squares, part: slice) -> None:
+    """Chan's formula, for some columns; counts are still the old ones."""
+    old, new = self.counts[words][:, None], counts[:, None]
+    gap = means - self.means[words, part]
+    self.means[words, part] += gap * (new / (old + new))
+    squares = squares + np.square(gap) * (old * (new / (old + new)))
+    self.squares[words, part] += squares
+
   def _check(self, codes, regions, words) -> None:
     if codes.shape[1] != self.means.shape[1]:
       raise ValueError(
@@ -129,19 +151,6 @@ class Moments:
           f'{name} numbers {index.min()} to {index.max()}, expected 0 to '
           f'{count - 1}'
         )
-
-
-def grouped(
-  codes: Float[np.ndarray, 'Q Z'], words: Int[np.ndarray, 'Q']
-) -> Groups:
-  """Moments of codes whose words are in order, float64."""
-  first = np.flatnonzero(np.r_[True, words[1:] != words[:-1]])
-  counts = np.diff(np.r_[first, len(words)])
-  x = codes.astype(np.float64)
-  means = np.add.reduceat(x, first) / counts[:, None]
-  x -= np.repeat(means, counts, axis=0)
-  np.square(x, out=x)
-  return Groups(words[first], counts, means, np.add.reduceat(x, first))
 
 
 def sharded_groups(

@@ -70,7 +70,7 @@ class Neighbours(NamedTuple):
 
 
 def neighbours_of(
-  vectors: Float[Array, 'O N'],
+  vectors: Float[Array, 'O _'],
   known: Float[Array, 'K N'],
   *,
   neighbours: int = 10,
@@ -115,9 +115,9 @@ def neighbours_of(
 
 
 def reconstruct(
-  vectors: Float[Array, 'O N'],
+  vectors: Float[Array, 'O _'],
   known: Float[Array, 'K N'],
-  prototypes: Float[Array, 'K Z'],
+  prototypes: Float[Array, '_ Z'],
   *,
   neighbours: int = 10,
   mode: str = 'raw',

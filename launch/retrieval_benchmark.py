@@ -387,13 +387,14 @@ def show(report: dict[str, Any]) -> None:
   for name, found in report['scores'].items():
     cells = [f'{found[column]:.1f}' for column in COLUMNS]
     _, low, high = found['intervals']['rsum']
-    rows.append([name, *cells, f'{found["rsum"]:.1f} [{low:.1f}, {high:.1f}]'])
+    interval = f'{low:.1f} to {high:.1f}'
+    rows.append([name, *cells, f'{found["rsum"]:.1f}', interval])
   title = (
     f'protocol {report["protocol"]}: {report["images"]} images, '
     f'{report["captions"]} captions, {report["folds"]} fold(s); '
     f'--ood={report["settings"]["ood"]}'
   )
-  console.print_table(title, ['', *COLUMNS, 'rsum'], rows)
+  console.print_table(title, ['', *COLUMNS, 'rsum', '95 %'], rows)
   words = report['words']
   lines = [[f'words {n}', f'{x:.1%}'] for n, x in words['share'].items()]
   lines += [

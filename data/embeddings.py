@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from data.checkpoint import load_processor
 from data.image import SUFFIXES
 from data.pairs import TextEncoder
+from data.processors.registry import processor_from_hf
 from data.records import BadRecord
 from vlm.convert import folder as folders
 from vlm.convert.reader import load_params
@@ -51,7 +52,8 @@ class Embedder:
 
   Attributes:
     model: has `encode_image`, and `encode_text` for texts; see
-      `vlm.models.clip`.
+      `vlm.models.clip`. A tower without a space of its own (DINOv2) gives its
+      pooled state.
     params: its parameters, on `mesh`.
     picture: processor of one picture, to uint8 [1, S, S, 3].
     text: encoder of texts; None for an image tower alone.
@@ -74,8 +76,16 @@ class Embedder:
     runtime: Runtime | None = None,
     mesh: jax.sharding.Mesh | None = None,
     batch_size: int = 64,
+    texts: bool = True,
   ) -> 'Embedder':
     """Loads an HF-style folder, local or gs://, or a hub id.
+
+    Args:
+      source: the checkpoint.
+      runtime: execution choices.
+      mesh: over which batches are spread; all devices if None.
+      batch_size: rows at a time.
+      texts: it must embed texts too; False takes an image tower alone.
 
     Raises:
       FileNotFoundError: naming the folder or file that is missing.
@@ -85,16 +95,25 @@ class Embedder:
     folder = folders.resolve(source)
     facts = registry.config_from_hf(folders.read_config(folder))
     model = registry.build(facts, runtime or Runtime(attention='xla'))
-    if not hasattr(model, 'encode_text'):
+    if texts and not hasattr(model, 'encode_text'):
       raise ValueError(f'{source}: {facts.model_type} has no text tower')
+    if not hasattr(model, 'encode_image'):
+      raise ValueError(f'{source}: {facts.model_type} has no image tower')
     mesh = mesh or make_mesh({'data': -1, 'fsdp': 1})
     check_batch_size(mesh, batch_size)
-    picture = load_processor(folder)
-    text = TextEncoder.load(folder, facts.text.context)
+    # A tower of images alone has no published settings of ours.
+    picture = load_processor(folder) or processor_from_hf(folder)
+    text = TextEncoder.load(folder, facts.text.context) if texts else None
     placed = rules.shardings(mesh, model.abstract_params)
     dtype = model.runtime.param_dtype
     params = load_params(folder, model, placed, dtype=dtype)
     return cls(model, params, picture, text, mesh, batch_size)
+
+  @property
+  def width(self) -> int:
+    """E."""
+    config = self.model.config
+    return config.embedding if hasattr(config, 'embedding') else config.width
 
   def pictures(self, sources: Iterable[Any], *, skip: bool = False) -> Embedded:
     """Embeds pictures: anything that `image.open_image` takes.
@@ -156,7 +175,7 @@ class Embedder:
 
   def _in_order(self, batches: list[Any]) -> np.ndarray:
     """All vectors in the order of their things; see `_batch`."""
-    processes, width = jax.process_count(), self.model.config.embedding
+    processes, width = jax.process_count(), self.width
     dealt = [
       np.asarray(batch).reshape(processes, -1, width).swapaxes(0, 1)
       for batch in batches
@@ -172,7 +191,9 @@ class Embedder:
           found = self.model.encode_image(params, batch['pixels'])
         else:
           found = self.model.encode_text(params, batch['tokens'])
-        return found.embedding.astype('float32')
+        embedding = getattr(found, 'embedding', None)
+        vectors = found.pooled if embedding is None else embedding
+        return vectors.astype('float32')
 
     return jax.jit(run, out_shardings=NamedSharding(self.mesh, P()))
 

@@ -37,11 +37,12 @@ from vlm.sharding import mesh as mesh_lib
 FLAGS = flags.FLAGS
 DEPTHLM = 'depthlm'  # launch/depth_benchmark.py
 IQA = 'iqa'  # launch/iqa_benchmark.py
+RETRIEVAL = 'retrieval'  # launch/retrieval_benchmark.py
 
 
 def define_flags() -> None:
   """Defines the flags; `--output` is launch.evaluate's."""
-  names = sorted([*BENCHMARKS, DEPTHLM, IQA])
+  names = sorted([*BENCHMARKS, DEPTHLM, IQA, RETRIEVAL])
   flags.DEFINE_enum('benchmark', None, names, 'Ask these questions.')
   flags.DEFINE_string('model', '', 'Folder or hub id, with --benchmark.')
   flags.DEFINE_string('data', '', "The benchmark's folder as published.")

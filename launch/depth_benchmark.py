@@ -37,8 +37,10 @@ from vlm.convert import folder as folders
 from vlm.methods.depthlm.parser import PARSERS
 from vlm.methods.depthlm.settings import SampleSettings
 from vlm.methods.depthlm.tasks import SINGLE_IMAGE
+from vlm.metrics import retrieval
 
 FLAGS = flags.FLAGS
+PROTOCOLS = ('all', 'sampled')
 BATCH = 16  # queries at once, of each part of the mesh
 SHRUNK = 0.97  # of the focal length; rounding to patches costs up to 2 %
 PRINTED = ('delta1', 'abs_rel', 'rmse', 'silog')  # scores.json has all
@@ -49,7 +51,10 @@ def define_flags() -> None:
   flags.DEFINE_string('images', '', "Of --data; the file's folder if empty.")
   flags.DEFINE_enum('depth_kind', None, DEPTH_KINDS, 'Of rows that do not say.')
   flags.DEFINE_enum(
-    'protocol', 'all', ('all', 'sampled'), 'Every label, or --samples.'
+    'protocol',
+    'all',
+    [*dict.fromkeys([*PROTOCOLS, *retrieval.PROTOCOLS])],
+    'Every label, or --samples; of retrieval, which images.',
   )
   flags.DEFINE_integer('samples', SAMPLES, 'Of each file.', lower_bound=1)
   flags.DEFINE_integer('seed', 0, 'Of --protocol=sampled.', lower_bound=0)
@@ -80,6 +85,11 @@ def _run() -> None:
       raise app.UsageError(
         f'--{name} is for video benchmarks; see --data and --settings'
       )
+  if FLAGS.protocol not in PROTOCOLS:
+    raise app.UsageError(
+      f'--protocol={FLAGS.protocol} is of retrieval; expected one of '
+      f'{PROTOCOLS}'
+    )
   settings = inference.settings_of(
     folders.resolve(FLAGS.model), FLAGS.focal, FLAGS.settings
   )

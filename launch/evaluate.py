@@ -9,8 +9,9 @@ r"""Evaluates a checkpoint on a task's sets, or on a benchmark.
   python -m launch.evaluate --benchmark=iqa --model=DIR_OR_HUB_ID \
     --data=gs://bucket/Data-DeQA-Score --sets=koniq,csiq --output=runs/iqa
 
-`--benchmark` is told of in launch/benchmark.py and, for `depthlm` and `iqa`, in
-launch/depth_benchmark.py and launch/iqa_benchmark.py. With `--config`,
+`--benchmark` is told of in launch/benchmark.py and, for `depthlm`, `iqa` and
+`retrieval`, in launch/depth_benchmark.py, launch/iqa_benchmark.py and
+launch/retrieval_benchmark.py. With `--config`,
 `--checkpoint` is a workdir of launch.train (its last good checkpoint is read)
 or a folder of safetensors. Writes, per set, `SET.jsonl` with one prediction a
 line, and one `scores.json` with every setting that produced the scores.
@@ -37,6 +38,7 @@ from launch import (
   job,
   objectives,
   reduction,
+  retrieval_benchmark,
 )
 from vlm.rollout.sampler import prepare, sample
 from vlm.rollout.settings import Buckets, Sampling
@@ -226,6 +228,7 @@ def define_flags() -> None:
   benchmark.define_flags()
   depth_benchmark.define_flags()
   iqa_benchmark.define_flags()
+  retrieval_benchmark.define_flags()
   reduction.define_flags()
 
 
@@ -240,6 +243,8 @@ def main(argv: list[str]) -> None:
     depth_benchmark.run_from_flags()
   elif flags.FLAGS.benchmark == benchmark.IQA:
     iqa_benchmark.run_from_flags()
+  elif flags.FLAGS.benchmark == benchmark.RETRIEVAL:
+    retrieval_benchmark.run_from_flags()
   elif flags.FLAGS.benchmark:
     benchmark.run_from_flags()
   else:

@@ -122,3 +122,5 @@ def test_wrong_flags_are_named(folder, data, tmp_path):
     run(folder, tmp_path, f'{data},{data}')
   with pytest.raises(app.UsageError, match='--split is for video'):
     run(folder, tmp_path, data, split='test')
+  with pytest.raises(app.UsageError, match='protocol=5k is of retrieval'):
+    run(folder, tmp_path, data, protocol='5k')

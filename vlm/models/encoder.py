@@ -29,11 +29,15 @@ class Attention(nnx.Module):
       'BTNH,NHD->BTD', (*shape, width), bias=(width,), **make
     )
 
-  def __call__(self, x, with_received: bool = False):
+  def __call__(self, x, with_received: bool = False, segments=None):
     q = constrain(self.q(x), 'batch', None, 'heads', None)
     k = constrain(self.k(x), 'batch', None, 'heads', None)
     v = constrain(self.v(x), 'batch', None, 'heads', None)
-    out = self.o(attention(q, k, v, causal=self.causal, impl=self.impl))
+    out = self.o(
+      attention(
+        q, k, v, segment_ids=segments, causal=self.causal, impl=self.impl
+      )
+    )
     if not with_received:
       return out, None
     return out, received(q, k, impl=self.impl)

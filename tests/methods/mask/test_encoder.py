@@ -17,7 +17,7 @@ VALID = np.array([[1, 1, 0, 1], [0, 1, 1, 1], [0, 0, 0, 0]] * 3, bool)[:8]
 @pytest.fixture(scope='module', params=['image', 'none'])
 def made(request):
   encoder = RegionEncoder(EncoderConfig(**SMALL, context=request.param))
-  return encoder, encoder.init(jax.random.key(0))
+  return encoder, jax.jit(encoder.init)(jax.random.key(0))
 
 
 def regions(seed=0):
@@ -124,7 +124,7 @@ def test_context_says_whether_regions_see_each_other(made):
   valid = jnp.ones((8, 4), bool)
   x = regions()
   before, after = (
-    encoder.encode(params, y, valid)[0] for y in (x, x.at[0, 1].add(1))
+    jax.jit(encoder.encode)(params, y, valid)[0] for y in (x, x.at[0, 1].add(1))
   )
   moved = np.abs(after - before).max(-1) > 1e-6
   assert moved[0, 1] and not moved[1:].any()
@@ -147,10 +147,12 @@ def test_eight_devices_equal_one(made):
 
 def test_a_start_of_small_variance_that_stays_in_its_range(made):
   encoder, params = made
-  _, log_variance = encoder.encode(params, regions(), jnp.asarray(VALID))
+  _, log_variance = jax.jit(encoder.encode)(
+    params, regions(), jnp.asarray(VALID)
+  )
   assert -3 < float(log_variance[VALID].mean()) < -1
   wild = jax.tree.map(lambda x: 100 * x, params)
-  _, log_variance = encoder.encode(wild, regions(), jnp.asarray(VALID))
+  _, log_variance = jax.jit(encoder.encode)(wild, regions(), jnp.asarray(VALID))
   assert log_variance.min() == -8 and log_variance.max() == 4
 
 

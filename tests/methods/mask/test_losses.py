@@ -103,7 +103,9 @@ class TestCrossModal:
     cost = lambda predicted, codes: losses.cross_modal(
       words, predicted, codes, WORDS, block=4
     ).structure.sum()
-    slopes = jax.grad(cost, (0, 1))(predicted, drawn(PAIRS, CODE).at[0].set(0))
+    slopes = jax.jit(jax.grad(cost, (0, 1)))(
+      predicted, drawn(PAIRS, CODE).at[0].set(0)
+    )
     for slope in slopes:
       assert np.isfinite(slope).all()
       assert np.abs(slope)[LIVE].max() > 1e-3
@@ -149,7 +151,7 @@ class TestConsistency:
     cost = lambda x: losses.consistency(
       prototypes, x, WORDS, temperature=1e-3, block=4
     ).sum()
-    value, slope = jax.value_and_grad(cost)(codes.at[0].set(0))
+    value, slope = jax.jit(jax.value_and_grad(cost))(codes.at[0].set(0))
     assert np.isfinite(value) and np.isfinite(slope).all()
 
   def test_what_is_out_of_range_is_named(self):

@@ -117,7 +117,7 @@ def costs(outcomes: Sequence[Outcome]) -> Table | None:
 
 def pooled(outcomes: Sequence[Outcome]) -> Table | None:
   """Runs on several families: in domain, and on the family of none."""
-  names = (chains.TEACHER, *chains.POOLED)
+  names = (chains.TEACHER, chains.MIXED, chains.MIXED_HEAD, chains.RACT)
   found = {name: seeds_of(outcomes, name) for name in names}
   if not found[chains.RACT]:
     return None

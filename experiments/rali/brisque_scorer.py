@@ -64,3 +64,16 @@ def photograph_rates(rows: Sequence[Any] | None = None) -> dict[str, Any]:
   rows = SeverityRows() if rows is None else rows
   rows = [rows[number] for number in range(len(rows))]
   return falling_rates(rows, scores([row['image'] for row in rows]))
+
+
+def rows(kinds: Sequence[str]) -> list[list[str]]:
+  """The scorer's row in a table of falling rates, if it is installed."""
+  if not installed():
+    return []
+  found = photograph_rates()
+  return [[NAME, *(f'{found[kind]["pairs"]:.3f}' for kind in kinds)]]
+
+
+def sentences() -> list[str]:
+  """That it is missing, where it is."""
+  return [] if installed() else [MISSING]

@@ -7,14 +7,31 @@ grid {think, no think} x {score, score + degradation} are for; whatever comes
 out is reported.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from data.sources.photo_rows import scale_of
 from experiments.miniature import Arm, Outcome, Summary, Table
-from experiments.rali import q_insight
+from experiments.rali import (
+  brisque_scorer,
+  figures,
+  q_insight,
+  reasoning_tables,
+)
+from experiments.rali.readings import (
+  HOME,
+  Reading,
+  drawn,
+  greedy,
+  names_of,
+  out_of_domain,
+  paired,
+  range_of,
+  seeds_of,
+  spread_of,
+  verdict,
+)
 
 TITLE = 'Q-Insight: image quality by reasoning learnt from rewards'
 CLAIM = (
@@ -25,6 +42,11 @@ CLAIM = (
   'from scratch. Not comparable with published numbers.'
 )
 BASE, SILENT = 'base', 'base, no think'
+BLIND = 'base, bottleneck'
+TEACHER = 'GRPO, think, score + degradation'
+BLIND_TEACHER = 'GRPO, think, score + degradation, bottleneck'
+# Arms whose answers never see the image, and what they stand beside.
+BOTTLENECKS = ((BLIND, BASE), (BLIND_TEACHER, TEACHER))
 # Name -> (arm of q_insight.py, the arm it starts from).
 NAMES = {
   BASE: ('base', ''),
@@ -35,8 +57,9 @@ NAMES = {
   'GRPO, no think, score': ('no_think_score', SILENT),
   'GRPO, no think, score + degradation': ('no_think', SILENT),
   'VisualQuality-R1, think': ('rank', BASE),
+  BLIND: ('base_bottleneck', ''),
+  BLIND_TEACHER: ('bottleneck', BLIND),
 }
-HOME = 'A'
 # (better, than) that the papers say or imply, out of domain.
 CLAIMS = (
   ('GRPO, think, score', 'GRPO, no think, score'),
@@ -78,50 +101,22 @@ def summarise(outcomes: Sequence[Outcome]) -> Summary:
       _agreement(outcomes, 'mean of drawn answers', drawn),
       _by_set(outcomes),
       _photographs(outcomes),
+      *reasoning_tables.tables(outcomes),
     ],
-    [],
-    findings(outcomes),
+    figures.draw(outcomes, (TEACHER, BLIND_TEACHER)),
+    [
+      *findings(outcomes),
+      *reasoning_tables.sentences(outcomes, BOTTLENECKS),
+      *brisque_scorer.sentences(),
+    ],
   )
-
-
-Reading = Callable[[Outcome, str, str], float]
-
-
-def greedy(outcome: Outcome, name: str, metric: str) -> float:
-  """A score of a set's greedy answers; NaN where it is not defined."""
-  value = outcome.sets[name]['scores'][metric]
-  return float(np.ravel(value)[0])
-
-
-def drawn(outcome: Outcome, name: str, metric: str) -> float:
-  """A score of a set's mean of draws."""
-  value = outcome.measured['drawn'][name][metric]
-  return float('nan') if value is None else float(value)
-
-
-def out_of_domain(outcome: Outcome, read: Reading, metric: str) -> float:
-  """The mean over the other sets; an undefined correlation counts 0.
-
-  A scorer that says the same of every picture of a set has told nothing apart
-  there, and leaving the set out would reward it.
-  """
-  values = [read(outcome, n, metric) for n in outcome.sets if n != HOME]
-  return float(np.mean(np.nan_to_num(values)))
-
-
-def _seeds(outcomes, name: str) -> list[Outcome]:
-  return [outcome for outcome in outcomes if outcome.arm.name == name]
-
-
-def _names(outcomes) -> list[str]:
-  return list(dict.fromkeys(outcome.arm.name for outcome in outcomes))
 
 
 def _agreement(outcomes, title: str, read: Reading) -> Table:
   header = ['arm', 'A PLCC', 'A SRCC', 'B-E PLCC', 'B-E SRCC', 'unread']
   rows = []
-  for name in _names(outcomes):
-    runs = _seeds(outcomes, name)
+  for name in names_of(outcomes):
+    runs = seeds_of(outcomes, name)
     cells = [
       spread_of([read(run, HOME, metric) for run in runs])
       for metric in ('plcc', 'srcc')
@@ -139,23 +134,15 @@ def _agreement(outcomes, title: str, read: Reading) -> Table:
   return Table(title, header, rows)
 
 
-def spread_of(values: Sequence[float]) -> str:
-  """Mean and range over seeds."""
-  mean = np.mean(values)
-  if len(values) == 1 or np.isnan(mean):
-    return f'{mean:.3f}'
-  return f'{mean:.3f} ({min(values):.3f} to {max(values):.3f})'
-
-
 def _by_set(outcomes) -> Table:
   names = list(outcomes[0].sets)
   rows = [
     [name]
     + [
-      spread_of([greedy(run, n, 'srcc') for run in _seeds(outcomes, name)])
+      spread_of([greedy(run, n, 'srcc') for run in seeds_of(outcomes, name)])
       for n in names
     ]
-    for name in _names(outcomes)
+    for name in names_of(outcomes)
   ]
   return Table('SRCC of greedy answers by set', ['arm', *names], rows)
 
@@ -163,10 +150,11 @@ def _by_set(outcomes) -> Table:
 def _photographs(outcomes) -> Table:
   kinds = list(outcomes[0].measured['photographs'])
   rows = []
-  for name in _names(outcomes):
-    found = [run.measured['photographs'] for run in _seeds(outcomes, name)]
+  for name in names_of(outcomes):
+    found = [run.measured['photographs'] for run in seeds_of(outcomes, name)]
     cells = [spread_of([f[kind]['pairs'] for f in found]) for kind in kinds]
     rows.append([name, *cells])
+  rows += brisque_scorer.rows(kinds)
   title = (
     'real photographs: pairs ranked by severity (pseudo-labels, chance 0.5)'
   )
@@ -177,7 +165,7 @@ def findings(outcomes: Sequence[Outcome]) -> list[str]:
   """What the differences paired by seed say, also when they say no."""
   found = []
   for better, than in CLAIMS:
-    pairs = _paired(outcomes, better, than)
+    pairs = paired(outcomes, better, than)
     if not pairs:
       continue
     gaps = [
@@ -187,29 +175,6 @@ def findings(outcomes: Sequence[Outcome]) -> list[str]:
     home = [greedy(a, HOME, 'srcc') - greedy(b, HOME, 'srcc') for a, b in pairs]
     found.append(
       f'"{better}" against "{than}": {np.mean(gaps):+.3f} SRCC out of domain '
-      f'({_range(gaps)}), {np.mean(home):+.3f} in domain: {verdict(gaps)}.'
+      f'({range_of(gaps)}), {np.mean(home):+.3f} in domain: {verdict(gaps)}.'
     )
   return found
-
-
-def _range(gaps: Sequence[float]) -> str:
-  if len(gaps) == 1:
-    return 'one seed'
-  return f'{min(gaps):+.3f} to {max(gaps):+.3f} over {len(gaps)} seeds'
-
-
-def verdict(gaps: Sequence[float]) -> str:
-  """One sentence about the differences of all seeds."""
-  if len(gaps) == 1:
-    return 'one seed decides nothing'
-  if min(gaps) > 0:
-    return 'replicated with every seed'
-  if max(gaps) < 0:
-    return 'did not replicate: the other way round with every seed'
-  return 'did not replicate: seeds differ in sign'
-
-
-def _paired(outcomes, first: str, second: str) -> list[tuple[Any, Any]]:
-  of = lambda name: {run.arm.seed: run for run in _seeds(outcomes, name)}
-  left, right = of(first), of(second)
-  return [(left[seed], right[seed]) for seed in left if seed in right]

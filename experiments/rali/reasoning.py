@@ -4,7 +4,7 @@ removal    {set: {way: numbers}}, the ways of analysis/removal.py: plcc and srcc
            of ratings that are kept in shape ('3.4'), as a small model without
            its image forgets the shape before the score; `strayed`, how many
            would have left it; `moved`, the mean change of a rating against
-           'seen'; `silent`, completions that open no answer, rated 3.0
+           'seen'; `silent`, completions that open no answer, rated 3.0; `count`
 attention  {'parts': names, 'layers': [L][parts], 'rows'}: mass of the positions
            that emit digits, all sets together
 domains    accuracies of naming the set at matched quality, from 'visual' and
@@ -38,6 +38,7 @@ from vlm.train.checkpoint import Checkpoints
 
 SEEN, MASKED, TEXT_ONLY = 'seen', 'masked', 'text only'
 WAYS = (SEEN, MASKED, TEXT_ONLY)
+IMAGES = 200  # of each set, the first; all are in the tables of agreement
 BIN = 40  # images of a set for each bin of quality
 
 Rate = Callable[[Any, Sequence[np.ndarray]], np.ndarray]
@@ -176,7 +177,10 @@ def measure(job: Any, params: Any, config: Any, rate: Rate) -> dict[str, Any]:
     rate: greedy ratings of pictures by parameters, NaN where unread.
   """
   listener = Listener(job, jax.device_put(params), config)
-  sets = job.task.eval_sets()
+  sets = {
+    name: [part[n] for n in range(min(len(part), IMAGES))]
+    for name, part in job.task.eval_sets().items()
+  }
   images = {name: [row['image'] for row in part] for name, part in sets.items()}
   said = {name: list(listener.listen(found)) for name, found in images.items()}
   everything = [batch for batches in said.values() for batch in batches]
@@ -232,6 +236,7 @@ def _removal(listener: Listener, said, opinions) -> dict[str, dict[str, float]]:
       'srcc': correlation.srcc(filled, opinions),
       'strayed': int(strayed.sum()),
       'silent': int(np.isnan(ratings).sum()),
+      'count': len(ratings),
       'moved': float(np.abs(filled - seen).mean()),
     }
   return found

@@ -76,8 +76,8 @@ def removal(outcomes: Sequence[Outcome]) -> Table:
 def _share(run: Outcome, name: str, what: str) -> float:
   """Ratings of which something is true, among all."""
   parts = run.measured['reasoning']['removal']
-  count = sum(run.sets[n]['scores']['count'] for n in parts)
-  return sum(parts[n][name][what] for n in parts) / count
+  total = lambda key: sum(parts[n][name][key] for n in parts)
+  return total(what) / total('count')
 
 
 def attention(outcomes: Sequence[Outcome]) -> Table:
@@ -133,7 +133,7 @@ def halves(outcomes: Sequence[Outcome]) -> Table:
       )
       rows.append([name, pair, *_home_and_away(runs, read)])
     if rows and rows[-1][0] == name:
-      rows.append([name, 'its own', *_home_and_away(runs, greedy)])
+      rows.append([name, 'its own', *_home_and_away(runs, way(SEEN))])
   header = ['arm', 'halves', 'A SRCC', 'B-E SRCC']
   return Table('tower and decoder of different models, greedy', header, rows)
 

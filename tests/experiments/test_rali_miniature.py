@@ -64,7 +64,7 @@ def test_tables_and_sentences(made):
       'latent quality (bound)',
     ]
     assert float(table.rows[-1][2]) > 0.8
-  photographs = summary.tables[-1]
+  (photographs,) = (t for t in summary.tables if 'real' in t.title)
   assert photographs.header == [
     'arm',
     'blur',
@@ -75,8 +75,19 @@ def test_tables_and_sentences(made):
   ]
   for row in photographs.rows:
     assert all(0 <= float(cell) <= 1 for cell in row[1:])
-  (sentence,) = summary.findings
+  sentence, *others = summary.findings
   assert 'one seed decides nothing' in sentence and 'against "base"' in sentence
+  for arm in (METHOD, miniature.BASE):
+    told = f'"{arm}", rated from its reasoning without the image'
+    assert sum(other.startswith(told) for other in others) == 1
+  (removal,) = (t for t in summary.tables if 'without the image' in t.title)
+  assert [row[0] for row in removal.rows] == [METHOD, miniature.BASE]
+  (halves,) = (t for t in summary.tables if t.title.startswith('tower and'))
+  assert [row[1] for row in halves.rows] == [
+    'tower of the start', 'decoder of the start', 'its own',
+  ]  # fmt: skip
+  captions = [picture.caption for picture in summary.pictures]
+  assert captions[0].startswith('Mean reward') and len(captions) == 3
 
 
 def test_an_arm_without_its_start_is_an_error():
@@ -92,13 +103,16 @@ def test_every_arm_of_the_miniature_has_its_start():
   for seeds in (1, 3):
     made = miniature.arms(seeds, False)
     first, second = launch_arms.stages(made, epath.Path('/nowhere'))
-    assert {arm.name for arm in first} == {miniature.BASE, miniature.SILENT}
-    assert len(first) == 2 * seeds and len(first + second) == len(made)
+    bases = {miniature.BASE, miniature.SILENT, miniature.BLIND}
+    assert {arm.name for arm in first} == bases
+    assert len(first) == 3 * seeds and len(first + second) == len(made)
     for arm in second:
       rewarded = arm.config.objective == 'grpo'
       assert rewarded == arm.name.startswith(('GRPO', 'VisualQuality'))
       silent = arm.start == miniature.SILENT
       assert arm.config.iqa.think == (not silent)
+      blind = arm.start == miniature.BLIND
+      assert arm.config.iqa.bottleneck == blind
   names = {name for pair in miniature.CLAIMS for name in pair}
   assert names <= set(miniature.NAMES)
 

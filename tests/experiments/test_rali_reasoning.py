@@ -98,6 +98,7 @@ def test_accuracies_of_too_few_descriptions_are_undefined():
 def _outcome(name, seed, seen, text, visual=0.6):
   numbers = lambda srcc: {
     'plcc': srcc, 'srcc': srcc, 'strayed': 1, 'silent': 0, 'moved': 0.1,
+    'count': 10,
   }  # fmt: skip
   ways = {'seen': numbers(seen), 'masked': numbers(0.1)}
   ways |= {'text only': numbers(text)}
@@ -182,4 +183,6 @@ def test_brisque_falls_with_severity():
 def test_without_its_package_brisque_is_named(monkeypatch):
   found = lambda name: None
   monkeypatch.setattr(brisque_scorer.importlib.util, 'find_spec', found)
-  assert not brisque_scorer.installed() and 'brisque' in brisque_scorer.MISSING
+  assert brisque_scorer.rows(['blur']) == []
+  (sentence,) = brisque_scorer.sentences()
+  assert 'not installed' in sentence and 'vlm-jax[brisque]' in sentence

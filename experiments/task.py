@@ -48,6 +48,15 @@ A task of the objective 'contrastive' has no chat; it has
 and may have
 
   task.probe(rows, vectors)  {metric: value} of the rows' image embeddings
+  task.evaluate(job, params, mesh)  scores of its sets instead of retrieval,
+                             as launch/evaluate.py gives them
+
+A task of the objective 'regression' (launch/regression.py) has all that its
+model's other objectives want, and
+
+  task.target(row)       the number that is to be read, or BadRecord
+
+Every record it scores has 'prediction', a number.
 
 `images` are uint8 arrays [H, W, 3] or lists of frames.
 """

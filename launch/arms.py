@@ -57,7 +57,7 @@ def run_arms(
     The outcomes of all arms.
 
   Raises:
-    ValueError: an arm starts from one that is not among them.
+    ValueError: an arm needs one that is not among them.
   """
   for stage in stages(arms, root):
     missing = [arm for arm in stage if not _kept(arm, root).exists()]
@@ -76,35 +76,40 @@ def run_arms(
 
 
 def stages(arms: Sequence[Arm], root: epath.Path) -> list[list[Arm]]:
-  """Arms that can run at one time, those that others start from first.
+  """Arms that can run at one time, those that others need first.
 
-  Sets `init_from` of the arms that start from another's folder; the hash that
-  names a folder thus covers all that came before.
+  Writes the folders of the arms that an arm needs into its config (`init_from`
+  is one of them); the hash that names a folder thus covers all that came
+  before.
 
   Raises:
-    ValueError: an arm starts from one that is not among them.
+    ValueError: an arm needs one that is not among them, or they need each
+      other.
   """
   folders: dict[tuple[str, int], str] = {}
   waiting, found = list(arms), []
   while waiting:
-    ready = [
-      arm
-      for arm in waiting
-      if not arm.start or (arm.start, arm.seed) in folders
-    ]
+    ready = [arm for arm in waiting if not _lacking(arm, folders)]
     if not ready:
       arm = waiting[0]
       raise ValueError(
-        f'{arm.name!r}, seed {arm.seed}, starts from {arm.start!r}, which is '
-        'not among the arms'
+        f'{arm.name!r}, seed {arm.seed}, needs {_lacking(arm, folders)}: not '
+        'among the arms of its seed, or waiting itself'
       )
     for arm in ready:
-      if arm.start:
-        arm.config.init_from = folders[arm.start, arm.seed]
+      given = {
+        field: folders[name, arm.seed] for field, name in arm.reads.items()
+      }
+      arm.config.update_from_flattened_dict(given)
     folders |= {(arm.name, arm.seed): str(_folder(arm, root)) for arm in ready}
     waiting = [arm for arm in waiting if (arm.name, arm.seed) not in folders]
     found.append(ready)
   return found
+
+
+def _lacking(arm: Arm, folders: dict[tuple[str, int], str]) -> list[str]:
+  """The arms it needs that have no folder yet."""
+  return [n for n in arm.reads.values() if (n, arm.seed) not in folders]
 
 
 def run_arm(
@@ -119,7 +124,7 @@ def run_arm(
   made, state = training.run(arm.config, report_row=report_row)
   params = state['ema'] if arm.config.optimizer.ema else state['params']
   mesh = mesh_lib.make_mesh(arm.config.mesh)
-  sets = evaluation.evaluate(made, params, mesh)
+  sets = evaluation.evaluate_job(made, params, mesh)
   measure = getattr(made.task, 'measure', lambda job, params: {})
   found = {
     'sets': sets,

@@ -48,12 +48,15 @@ class Rater:
     for start in range(0, len(images), size):
       chunk = list(images[start : start + size])
       filled = chunk + [chunk[-1]] * (size - len(chunk))
-      texts = self._said(filled, draws, start)
+      texts = self.said(filled, draws, start)
       found += [[self._read(text) for text in row] for row in texts]
       del found[start + len(chunk) :]
     return np.array(found, np.float64)
 
-  def _said(self, images, draws: int, start: int) -> list[list[str]]:
+  def said(
+    self, images: Sequence[np.ndarray], draws: int, start: int
+  ) -> list[list[str]]:
+    """Texts [N][max(draws, 1)] of one batch, drawn by seeds from `start`."""
     job, limit = self._job, self._config.eval.max_new_tokens
     examples = [
       {'images': [dct.feature_picture(image)], 'messages': self._asked}
@@ -77,13 +80,22 @@ class Rater:
     return np.nan if score is None else score
 
 
-def measure(job: Any, params: Any, config: Any) -> dict[str, Any]:
-  """Everything, for one trained model of the world of photographs."""
+def measure(
+  job: Any, params: Any, config: Any, rater: Any = None
+) -> dict[str, Any]:
+  """Everything, for one trained model of the world of photographs.
+
+  Args:
+    job: with the task.
+    params: of the model.
+    config: the task's.
+    rater: rates pictures as `Rater` does, where the model does not speak.
+  """
   if 'photos' not in config:
     return {}
   # Where the model was trained; one device is enough for what is left.
   params = jax.device_get(params)
-  rater = Rater(job, params, config)
+  rater = rater or Rater(job, params, config)
   sets = job.task.eval_sets()
   rate = lambda params, images: Rater(job, params, config).rate(images)[:, 0]
   found = {}

@@ -1,9 +1,10 @@
-"""Q-Insight in miniature: arms, tables, sentences (spec 9).
+"""Q-Insight, RALI and RACT in miniature: tables and sentences (spec 9).
 
 Every arm starts from a base that has learnt to speak from captions with
-mistakes, is trained on family A alone, and is tested on all five. Whether
-reasoning or the second task helps out of domain is what the four arms of the
-grid {think, no think} x {score, score + degradation} are for; whatever comes
+mistakes, or from a CLIP that has learnt them, and is tested on all five
+families. Whether reasoning or the second task helps out of domain is what the
+four arms of the grid {think, no think} x {score, score + degradation} are for;
+whether RALI keeps what its teacher has, what its ablations are. Whatever comes
 out is reported.
 """
 
@@ -15,8 +16,9 @@ from data.sources.photo_rows import scale_of
 from experiments.miniature import Arm, Outcome, Summary, Table
 from experiments.rali import (
   brisque_scorer,
+  chains,
   figures,
-  q_insight,
+  parts,
   reasoning_tables,
 )
 from experiments.rali.readings import (
@@ -33,55 +35,33 @@ from experiments.rali.readings import (
   verdict,
 )
 
-TITLE = 'Q-Insight: image quality by reasoning learnt from rewards'
+TITLE = 'RALI: image quality by reasoning, and without a language model'
 CLAIM = (
   'Trained by rewards on one data set, a model that describes degradations '
   'before it rates agrees better with the opinions of other data sets than one '
-  'trained on the scores. Miniature: procedural photographs of 32 x 32 pixels, '
-  'five families with crowds of their own, two hundred thousand parameters '
-  'from scratch. Not comparable with published numbers.'
+  'trained on the scores (Q-Insight); a small image tower aligned with its '
+  'descriptions does as well (RALI); descriptions of several data sets can be '
+  'pooled where their scores cannot (RACT). Miniature: procedural photographs '
+  'of 32 x 32 pixels, five families with crowds of their own, two hundred '
+  'thousand parameters from scratch. Not comparable with published numbers.'
 )
-BASE, SILENT = 'base', 'base, no think'
-BLIND = 'base, bottleneck'
-TEACHER = 'GRPO, think, score + degradation'
-BLIND_TEACHER = 'GRPO, think, score + degradation, bottleneck'
-# Arms whose answers never see the image, and what they stand beside.
-BOTTLENECKS = ((BLIND, BASE), (BLIND_TEACHER, TEACHER))
-# Name -> (arm of q_insight.py, the arm it starts from).
-NAMES = {
-  BASE: ('base', ''),
-  SILENT: ('base_no_think', ''),
-  'SFT, score as text': ('sft_score', SILENT),
-  'GRPO, think, score': ('score', BASE),
-  'GRPO, think, score + degradation': ('score_degradation', BASE),
-  'GRPO, no think, score': ('no_think_score', SILENT),
-  'GRPO, no think, score + degradation': ('no_think', SILENT),
-  'VisualQuality-R1, think': ('rank', BASE),
-  BLIND: ('base_bottleneck', ''),
-  BLIND_TEACHER: ('bottleneck', BLIND),
-}
 # (better, than) that the papers say or imply, out of domain.
 CLAIMS = (
-  ('GRPO, think, score', 'GRPO, no think, score'),
-  (
-    'GRPO, think, score + degradation',
-    'GRPO, no think, score + degradation',
-  ),
-  ('GRPO, think, score + degradation', 'GRPO, think, score'),
-  ('GRPO, think, score + degradation', 'SFT, score as text'),
-  ('GRPO, think, score + degradation', BASE),
-  ('VisualQuality-R1, think', 'SFT, score as text'),
+  (chains.PLAIN_TEACHER, 'GRPO, no think, score'),
+  (chains.TEACHER, 'GRPO, no think, score + degradation'),
+  (chains.TEACHER, chains.PLAIN_TEACHER),
+  (chains.TEACHER, chains.WORDS),
+  (chains.TEACHER, chains.HEAD),
+  (chains.TEACHER, chains.BASE),
+  (chains.RANK, chains.WORDS),
+  (chains.RALI, chains.CLIP),
+  (chains.RALI, chains.MSE),
 )
 
 
 def arms(seeds: int, thorough: bool) -> list[Arm]:
-  """Every arm with every seed; thorough asks for nothing but its seeds."""
-  del thorough
-  return [
-    Arm(name, seed, q_insight.get_config(f'tiny,arm={arm},seed={seed}'), start)
-    for seed in range(seeds)
-    for name, (arm, start) in NAMES.items()
-  ]
+  """Every run with every seed; see chains.py."""
+  return chains.arms(seeds, thorough)
 
 
 def prepare(arms: Sequence[Arm]) -> None:
@@ -93,20 +73,27 @@ def prepare(arms: Sequence[Arm]) -> None:
 
 def summarise(outcomes: Sequence[Outcome]) -> Summary:
   """Agreement in and out of domain, real photographs, paired differences."""
+  home = [o for o in outcomes if o.arm.name not in chains.POOLED]
+  speaking = [o for o in home if o.arm.name not in chains.NUMBERS]
+  tables = [
+    _agreement(home, 'greedy answers', greedy),
+    _agreement(speaking, 'mean of drawn answers', drawn),
+    _by_set(home),
+    _photographs(home),
+    parts.ablation(outcomes),
+    parts.costs(outcomes),
+    parts.pooled(outcomes),
+    *reasoning_tables.tables(outcomes),
+  ]
   return Summary(
     TITLE,
     CLAIM,
-    [
-      _agreement(outcomes, 'greedy answers', greedy),
-      _agreement(outcomes, 'mean of drawn answers', drawn),
-      _by_set(outcomes),
-      _photographs(outcomes),
-      *reasoning_tables.tables(outcomes),
-    ],
-    figures.draw(outcomes, (TEACHER, BLIND_TEACHER)),
+    [table for table in tables if table is not None],
+    figures.draw(outcomes, (chains.TEACHER, chains.BLIND_TEACHER, chains.RALI)),
     [
       *findings(outcomes),
-      *reasoning_tables.sentences(outcomes, BOTTLENECKS),
+      *parts.sentences(outcomes),
+      *reasoning_tables.sentences(outcomes, chains.BOTTLENECKS),
       *brisque_scorer.sentences(),
     ],
   )
@@ -117,15 +104,8 @@ def _agreement(outcomes, title: str, read: Reading) -> Table:
   rows = []
   for name in names_of(outcomes):
     runs = seeds_of(outcomes, name)
-    cells = [
-      spread_of([read(run, HOME, metric) for run in runs])
-      for metric in ('plcc', 'srcc')
-    ]
-    cells += [
-      spread_of([out_of_domain(run, read, metric) for run in runs])
-      for metric in ('plcc', 'srcc')
-    ]
     unread = [sum(read(run, n, 'unread') for n in run.sets) for run in runs]
+    cells = parts.cells(runs, lambda run: read)
     rows.append([name, *cells, f'{np.mean(unread):.0f}'])
   bound = outcomes[0].measured['bound']
   others = [value for name, value in bound.items() if name != HOME]

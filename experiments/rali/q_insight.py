@@ -16,6 +16,8 @@ photographs, minutes), `smoke` (seconds). Arms:
   rank               VisualQuality-R1's reward on one set
   sft_score          supervised: the rating as text
   sft_level          supervised: Q-Align's five words
+  sft_regression     a regression head on the last state of the prompt, which is
+                     a column of the head that no token needs; squared error
   sft_description    supervised: a teacher's descriptions, then ratings (RACT)
   base               tiny only: captions with mistakes, which every arm of the
                      miniature starts from
@@ -37,6 +39,7 @@ from vlm.methods.rali.score_reward import THRESHOLD
 SUPERVISED = {
   'sft_score': ('score', 'answer'),
   'sft_level': ('level', 'level'),
+  'sft_regression': ('score', 'number'),
   'sft_description': ('description', 'answer'),
   'base': ('description', 'answer'),
   'base_no_think': ('score', 'answer'),
@@ -56,6 +59,8 @@ OTHER_SETS = ('spaq', 'kadid', 'pipal', 'livew', 'agiqa', 'csiq')
 # A picture of 1024 x 768 pixels is 37 x 27 visual tokens; patches come in
 # windows of 64, which other shapes of as many pixels fill less well.
 PIXELS, VISUAL, UNITS = 1024 * 768, 1024, 5_120
+FIM_PAD = 151_662  # of Qwen2.5's tokenizer, for code; nobody writes it
+CENTRE = 3.0  # of opinions in [1, 5]
 TEXT = 384  # tokens: system message, question and template, with room
 
 
@@ -109,6 +114,11 @@ def _arm(config: ConfigDict, arm: str) -> None:
     generic = (sets.GENERIC,) if arm in BASES else ()
     config.sets.train = generic or config.sets.train
     config.sets.degradations = generic
+    if arm == 'sft_regression':
+      config.objective = 'regression'
+      # In the miniature the column of the token that fills rows.
+      column = 0 if 'photos' in config else FIM_PAD
+      config.regression = {'of': 'prompt', 'column': column, 'centre': CENTRE}
     return
   config.objective = 'grpo'
   if arm in ('score', 'no_think_score', 'rank'):
@@ -170,7 +180,12 @@ def _small(config: ConfigDict, options: ConfigDict) -> None:
     'draws': 4,  # of each test picture, whose ratings are averaged
     'crops': 1 if smoke else 8,  # of each real photograph
     'partner': '',  # workdir of a run whose halves are exchanged with ours
+    'timed': 24 if smoke else 100,  # pictures whose cost is measured
+    'describe': (),  # families whose training photographs are described
+    'samples': 3,  # descriptions of each
   }
+  # {family: folder of the run that described it}; without one, captions.
+  config.described = dict.fromkeys('ABCDE', '')
   config.data.points, config.data.visual_tokens = 1, 17  # and the newline
   config.data.seq_len = 52
   config.model.vision = {

@@ -17,7 +17,8 @@ from experiments.rali.readings import (
 from vlm.methods.rali.readers import CONSTANT, read_score
 
 SHOWN = 3  # arms whose answers are drawn
-REWARDS = ('reward/answer', 'reward/rank', 'reward/format')
+PREFIX = 'rollout/reward/'
+REWARDS = tuple(PREFIX + name for name in ('answer', 'rank', 'format'))
 
 
 def draw(
@@ -87,7 +88,7 @@ def rewards(outcomes: Sequence[Outcome]) -> Figure:
       (line,) = panel.plot(steps, values.mean(0), label=name)
       low, high = values.min(0), values.max(0)
       panel.fill_between(steps, low, high, color=line.get_color(), alpha=0.15)
-    panel.set(xlabel='step', title=kind.removeprefix('reward/'))
+    panel.set(xlabel='step', title=kind.removeprefix(PREFIX))
     panel.legend(frameon=False, fontsize=6)
   return figure
 

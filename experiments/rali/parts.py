@@ -155,10 +155,10 @@ def _learning(outcomes) -> list[str]:
     if not runs:
       continue
     first, last = (
-      np.mean([run.history[row]['reward/answer'] for run in runs])
+      np.mean([run.history[row]['rollout/reward/answer'] for run in runs])
       for row in (0, -1)
     )
-    shape = np.mean([run.history[-1]['reward/format'] for run in runs])
+    shape = np.mean([run.history[-1]['rollout/reward/format'] for run in runs])
     doubled = 'doubled' if last >= 2 * first else 'did not double'
     found.append(
       f'"{name}": reward of the answer from {first:.2f} to {last:.2f} between '

@@ -118,8 +118,10 @@ def _outcome(name, seed, seen, text, visual=0.6):
     'domains': {'visual': visual, 'text': 0.4, 'chance': 0.2, 'images': 900},
     'halves': {'tower of the start': {'A': 0.5, 'B': float('nan')}},
   }
+  rewards = lambda step: {'answer': step / 10, 'format': 1}
   history = [
-    {'step': s, 'reward/answer': s / 10, 'reward/format': 1} for s in (1, 2)
+    {'step': step} | {figures.PREFIX + k: v for k, v in rewards(step).items()}
+    for step in (1, 2)
   ]
   measured = {'reasoning': json.loads(json.dumps(plain(measured)))}
   cases = {'full': {name: {'srcc': seen} for name in 'AB'}}

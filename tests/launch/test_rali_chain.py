@@ -13,7 +13,7 @@ from experiments.rali import align
 from launch import convert, fit_scorer, score, train
 from tests import command_flags, tiny_clip
 
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.parity, pytest.mark.slow]
 COUNT = 48
 
 

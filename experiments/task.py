@@ -30,6 +30,7 @@ A task may also have
   task.measure(job, params)  what its miniature shows beside scores, as JSON;
                              `job` has the model and the chat
   task.processor(p)    the checkpoint's processor with what the task changes
+  task.model(model)    the model with what the task changes
   task.files()         {name: text} that belong beside the checkpoint's
                        tokenizer.json: what inference has to know
   task.adopt(folder)   reads them back from a workdir or an export

@@ -5,7 +5,8 @@ pre-training to a scorer, with its control. Thorough, besides: the rest of the
 grid {think, no think} x {score, score + degradation} and of the supervised
 peers, VisualQuality-R1, RALI without seed augmentation and from the weaker
 teacher, and RACT: teachers of three more families, what they say as one pool,
-and the same families mixed without descriptions.
+and the same families mixed without descriptions; and models whose answers never
+see the image.
 """
 
 import dataclasses
@@ -23,6 +24,9 @@ WORDS, HEAD = 'SFT, score as text', 'SFT, regression head'
 PLAIN_TEACHER = 'GRPO, think, score'
 TEACHER = 'GRPO, think, score + degradation'
 RANK = 'VisualQuality-R1, think'
+BLIND, BLIND_TEACHER = f'{BASE}, bottleneck', f'{TEACHER}, bottleneck'
+# Whose answers never see the image, and what they stand beside.
+BOTTLENECKS = ((BLIND, BASE), (BLIND_TEACHER, TEACHER))
 CLIP, MSE = 'CLIP with a scorer', 'CLIP, squared error'
 RALI = 'RALI'
 ONE, PLAIN_RALI = 'RALI, one description', 'RALI of the score-only teacher'
@@ -72,9 +76,7 @@ _tower = functools.partial(_of, towers)
 _describing = lambda family: {'measure.describe': (family,)}
 _on = lambda *names: {'sets.train': names}
 _both_on = lambda *names: _on(*names) | {'sets.degradations': names}
-_single = lambda family: (
-  _both_on(family) | _describing(family) | {'sets.eval': (family,)}
-)
+
 
 LINKS = {
   BASE: Link(_vlm('base')),
@@ -91,6 +93,8 @@ LINKS = {
   MSE: Link(_tower('mse'), CLIP),
   RALI: Link(_tower('align'), CLIP, {'described.A': TEACHER}),
   RANK: Link(_vlm('rank'), BASE, thorough=True),
+  BLIND: Link(_vlm('base_bottleneck'), thorough=True),
+  BLIND_TEACHER: Link(_vlm('bottleneck'), BLIND, thorough=True),
   ONE: Link(
     _tower('align', {'contrastive.texts': 1}),
     CLIP,
@@ -102,8 +106,10 @@ LINKS = {
   ),
   **{
     name: Link(
-      _vlm('score_degradation', _single(family)),
+      _vlm('score_degradation', _both_on(family) | _describing(family)),
       BASE,
+      # Their halves are exchanged: E4 of the specification.
+      {'measure.partner': TEACHER},
       thorough=True,
     )
     for family, name in SINGLE.items()

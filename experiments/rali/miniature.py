@@ -14,7 +14,13 @@ import numpy as np
 
 from data.sources.photo_rows import scale_of
 from experiments.miniature import Arm, Outcome, Summary, Table
-from experiments.rali import chains, parts
+from experiments.rali import (
+  brisque_scorer,
+  chains,
+  figures,
+  parts,
+  reasoning_tables,
+)
 from experiments.rali.readings import (
   HOME,
   Reading,
@@ -77,13 +83,19 @@ def summarise(outcomes: Sequence[Outcome]) -> Summary:
     parts.ablation(outcomes),
     parts.costs(outcomes),
     parts.pooled(outcomes),
+    *reasoning_tables.tables(outcomes),
   ]
   return Summary(
     TITLE,
     CLAIM,
     [table for table in tables if table is not None],
-    [],
-    findings(outcomes) + parts.sentences(outcomes),
+    figures.draw(outcomes, (chains.TEACHER, chains.BLIND_TEACHER, chains.RALI)),
+    [
+      *findings(outcomes),
+      *parts.sentences(outcomes),
+      *reasoning_tables.sentences(outcomes, chains.BOTTLENECKS),
+      *brisque_scorer.sentences(),
+    ],
   )
 
 
@@ -122,6 +134,7 @@ def _photographs(outcomes) -> Table:
     found = [run.measured['photographs'] for run in seeds_of(outcomes, name)]
     cells = [spread_of([f[kind]['pairs'] for f in found]) for kind in kinds]
     rows.append([name, *cells])
+  rows += brisque_scorer.rows(kinds)
   title = (
     'real photographs: pairs ranked by severity (pseudo-labels, chance 0.5)'
   )

@@ -22,6 +22,8 @@ photographs, minutes), `smoke` (seconds). Arms:
   base               tiny only: captions with mistakes, which every arm of the
                      miniature starts from
   base_no_think      tiny only: the same, with nothing but the answers
+  base_bottleneck    tiny only: base, whose answers never see the image
+  bottleneck         tiny only: the method from there, answers seeing as little
 """
 
 import dataclasses
@@ -41,14 +43,17 @@ SUPERVISED = {
   'sft_description': ('description', 'answer'),
   'base': ('description', 'answer'),
   'base_no_think': ('score', 'answer'),
+  'base_bottleneck': ('description', 'answer'),
 }
-BASES = ('base', 'base_no_think')
+BASES = ('base', 'base_no_think', 'base_bottleneck')
+BOTTLENECKS = ('base_bottleneck', 'bottleneck')
 REWARDED = (
   'score_degradation',
   'score',
   'no_think',
   'no_think_score',
   'rank',
+  'bottleneck',
 )
 OTHER_SETS = ('spaq', 'kadid', 'pipal', 'livew', 'agiqa', 'csiq')
 # A picture of 1024 x 768 pixels is 37 x 27 visual tokens; patches come in
@@ -72,7 +77,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     raise ValueError(
       f'arm={options.arm!r}, expected one of {(*REWARDED, *SUPERVISED)}'
     )
-  if options.size == 'full' and options.arm in BASES:
+  if options.size == 'full' and options.arm in (*BASES, 'bottleneck'):
     raise ValueError(f'arm={options.arm}: published checkpoints are the base')
   config = base_config()
   config.task = 'experiments.rali.task'
@@ -85,6 +90,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     'format': 'strict',  # of vlm/methods/rali/answer_format.py
     'threshold': THRESHOLD,
     'think': True,
+    # Answers see no image, in training neither; tiny only (bottleneck.py).
+    'bottleneck': False,
     'reader': 'answer',  # of vlm/methods/rali/readers.py, in evaluation
     'decimals': 2,
     'max_pixels': PIXELS,
@@ -98,9 +105,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 def _arm(config: ConfigDict, arm: str) -> None:
   """What an arm changes."""
+  if arm in BOTTLENECKS:
+    config.iqa.bottleneck, config.runtime.attention = True, 'xla'
   if arm in SUPERVISED:
     config.iqa.target, config.iqa.reader = SUPERVISED[arm]
-    config.iqa.think = arm in ('sft_description', 'base')
+    config.iqa.think = arm in ('sft_description', 'base', 'base_bottleneck')
     config.wording.system = ''
     generic = (sets.GENERIC,) if arm in BASES else ()
     config.sets.train = generic or config.sets.train
@@ -170,6 +179,7 @@ def _small(config: ConfigDict, options: ConfigDict) -> None:
   config.measure = {
     'draws': 4,  # of each test picture, whose ratings are averaged
     'crops': 1 if smoke else 8,  # of each real photograph
+    'partner': '',  # workdir of a run whose halves are exchanged with ours
     'timed': 24 if smoke else 100,  # pictures whose cost is measured
     'describe': (),  # families whose training photographs are described
     'samples': 3,  # descriptions of each

@@ -28,6 +28,7 @@ from experiments.rali import (
 from experiments.rali.score import set_scores
 from vlm.methods.rali import completion, rank_reward
 from vlm.methods.rali.answer_format import format_reward
+from vlm.methods.rali.bottleneck import bottleneck
 from vlm.methods.rali.degradation_reward import degradation_reward
 from vlm.methods.rali.prompts import Wording
 from vlm.methods.rali.readers import CONSTANT, read_score
@@ -68,6 +69,23 @@ class Task:
   def processor(self, processor: Any) -> Any:
     """One that shrinks pictures which a row has no room for."""
     return capped(processor, self._config.iqa.max_pixels)
+
+  def model(self, model: Any) -> Any:
+    """One whose answers see no image, where the config wants it.
+
+    Raises:
+      ValueError: an answer's tag is several tokens, as published models have
+        it.
+    """
+    if not self._config.iqa.bottleneck:
+      return model
+    if not self._small:
+      raise ValueError(
+        '--config.iqa.bottleneck=True is for the miniature, whose answers '
+        'begin with one token'
+      )
+    to_id = self.chat().tokenizer.token_to_id
+    return bottleneck(model, tuple(to_id(t) for t in vocabulary.OPENINGS))
 
   def train_rows(self) -> tuple[list[Any], None]:
     """Every set once, one after another: a permutation of all their rows."""

@@ -73,7 +73,7 @@ def test_tables_and_sentences(made):
       'latent quality (bound)',
     ]
     assert float(table.rows[-1][2]) > 0.8
-  photographs = summary.tables[3]
+  (photographs,) = (t for t in summary.tables if 'real' in t.title)
   assert photographs.header == [
     'arm',
     'blur',
@@ -84,9 +84,20 @@ def test_tables_and_sentences(made):
   ]
   for row in photographs.rows:
     assert all(0 <= float(cell) <= 1 for cell in row[1:])
-  sentence, learnt = summary.findings
+  sentence, learnt, *others = summary.findings
   assert 'one seed decides nothing' in sentence and 'against "base"' in sentence
   assert 'reward of the answer from' in learnt
+  for arm in (METHOD, chains.BASE):
+    told = f'"{arm}", rated from its reasoning without the image'
+    assert sum(other.startswith(told) for other in others) == 1
+  (removal,) = (t for t in summary.tables if 'without the image' in t.title)
+  assert [row[0] for row in removal.rows] == [METHOD, chains.BASE]
+  (halves,) = (t for t in summary.tables if t.title.startswith('tower and'))
+  assert [row[1] for row in halves.rows] == [
+    'tower of the start', 'decoder of the start', 'its own',
+  ]  # fmt: skip
+  captions = [picture.caption for picture in summary.pictures]
+  assert captions[0].startswith('Mean reward') and len(captions) == 3
 
 
 def test_an_arm_without_what_it_needs_is_an_error():
@@ -114,7 +125,8 @@ def test_every_arm_of_the_miniature_has_what_it_needs(thorough):
   root = epath.Path('/nowhere')
   order = launch_arms.stages(made, root)
   assert sum(map(len, order)) == len(made) == 2 * len(names)
-  first = {chains.BASE, chains.CLIP} | ({chains.SILENT} if thorough else set())
+  first = {chains.BASE, chains.CLIP}
+  first |= {chains.SILENT, chains.BLIND} if thorough else set()
   assert {arm.name for arm in order[0]} == first
   folders = {launch_arms._folder(arm, root): arm for arm in made}
   assert len(folders) == len(made)
@@ -133,6 +145,9 @@ def test_every_arm_of_the_miniature_has_what_it_needs(thorough):
         assert other.config.iqa.think
     if arm.start == chains.SILENT:
       assert not config.iqa.think
+    if config.objective in ('sft', 'grpo'):
+      blind = arm.name in (chains.BLIND, chains.BLIND_TEACHER)
+      assert config.iqa.bottleneck == blind
 
 
 def test_what_claims_compare_exists():
@@ -140,6 +155,7 @@ def test_what_claims_compare_exists():
   compared |= {name for pair in parts.POOLED_CLAIMS for name in pair}
   compared |= {name for name, _ in parts.CASES.values()}
   compared |= {*chains.POOLED, *chains.NUMBERS}
+  compared |= {name for pair in chains.BOTTLENECKS for name in pair}
   assert compared <= set(chains.LINKS)
 
 

@@ -42,6 +42,7 @@ EXTRAS = {
   'tpu': ['jax[tpu]>=0.10.1,<0.11.1', 'xprof', 'ml-goodput-measurement'],
   'log': ['wandb'],
   'data': ['h5py>=3.11,<4'],  # NYU Depth v2 is one HDF5 file
+  'brisque': ['brisque[opencv-python-headless]>=0.2,<0.3'],  # RALI's baseline
   'gguf': ['gguf>=0.17,<1'],  # opens GGUF checkpoints such as SmolLM2's
   'test': [
     'pytest>=8.3,<10',

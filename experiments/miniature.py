@@ -11,6 +11,7 @@ hash, and shows the summary. Pictures are matplotlib figures.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -24,12 +25,20 @@ class Arm:
     config: its config.
     start: name of the arm of the same seed whose last parameters it starts
       from; '' for a fresh draw.
+    needs: {field of the config, with dots: name of the arm of the same seed
+      whose folder it gets}, of arms that must be done before.
   """
 
   name: str
   seed: int
   config: Any
   start: str = ''
+  needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+  @property
+  def reads(self) -> dict[str, str]:
+    """All fields that hold another arm's folder, and the names of the arms."""
+    return dict(self.needs) | ({'init_from': self.start} if self.start else {})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,6 +30,7 @@ A task may also have
   task.measure(job, params)  what its miniature shows beside scores, as JSON;
                              `job` has the model and the chat
   task.processor(p)    the checkpoint's processor with what the task changes
+  task.model(model)    the model with what the task changes
   task.files()         {name: text} that belong beside the checkpoint's
                        tokenizer.json: what inference has to know
   task.adopt(folder)   reads them back from a workdir or an export
@@ -47,6 +48,15 @@ A task of the objective 'contrastive' has no chat; it has
 and may have
 
   task.probe(rows, vectors)  {metric: value} of the rows' image embeddings
+  task.evaluate(job, params, mesh)  scores of its sets instead of retrieval,
+                             as launch/evaluate.py gives them
+
+A task of the objective 'regression' (launch/regression.py) has all that its
+model's other objectives want, and
+
+  task.target(row)       the number that is to be read, or BadRecord
+
+Every record it scores has 'prediction', a number.
 
 `images` are uint8 arrays [H, W, 3] or lists of frames.
 """

@@ -27,6 +27,7 @@ from vlm.sharding import mesh as mesh_lib
 
 POLL_SECONDS = 0.5
 SAVE_SECONDS = 60
+CACHE = 'compiled'  # of the folder of all arms
 
 # Called with an arm, its steps, and 'n of m' of what it measures afterwards.
 Progress = Callable[[Arm, int, str], None]
@@ -59,8 +60,10 @@ def run_arms(
     The outcomes of all arms.
 
   Raises:
-    ValueError: an arm starts from one that is not among them.
+    ValueError: an arm needs one that is not among them.
   """
+  cache = str(root / CACHE)
+  _keep_compiled(cache)
   for stage in stages(arms, root):
     missing = [arm for arm in stage if not _kept(arm, root).exists()]
     if workers == 1:
@@ -68,7 +71,8 @@ def run_arms(
         run_arm(arm, root, lambda row, arm=arm: progress(arm, row['step'], ''))
         progress(arm, arm.config.steps, '')
     elif missing:
-      _run_in_processes(missing, root, min(workers, len(missing)), progress)
+      count = min(workers, len(missing))
+      _run_in_processes(missing, root, count, progress, cache)
   outcomes = []
   for arm in arms:
     progress(arm, arm.config.steps, '')
@@ -78,35 +82,40 @@ def run_arms(
 
 
 def stages(arms: Sequence[Arm], root: epath.Path) -> list[list[Arm]]:
-  """Arms that can run at one time, those that others start from first.
+  """Arms that can run at one time, those that others need first.
 
-  Sets `init_from` of the arms that start from another's folder; the hash that
-  names a folder thus covers all that came before.
+  Writes the folders of the arms that an arm needs into its config (`init_from`
+  is one of them); the hash that names a folder thus covers all that came
+  before.
 
   Raises:
-    ValueError: an arm starts from one that is not among them.
+    ValueError: an arm needs one that is not among them, or they need each
+      other.
   """
   folders: dict[tuple[str, int], str] = {}
   waiting, found = list(arms), []
   while waiting:
-    ready = [
-      arm
-      for arm in waiting
-      if not arm.start or (arm.start, arm.seed) in folders
-    ]
+    ready = [arm for arm in waiting if not _lacking(arm, folders)]
     if not ready:
       arm = waiting[0]
       raise ValueError(
-        f'{arm.name!r}, seed {arm.seed}, starts from {arm.start!r}, which is '
-        'not among the arms'
+        f'{arm.name!r}, seed {arm.seed}, needs {_lacking(arm, folders)}: not '
+        'among the arms of its seed, or waiting itself'
       )
     for arm in ready:
-      if arm.start:
-        arm.config.init_from = folders[arm.start, arm.seed]
+      given = {
+        field: folders[name, arm.seed] for field, name in arm.reads.items()
+      }
+      arm.config.update_from_flattened_dict(given)
     folders |= {(arm.name, arm.seed): str(_folder(arm, root)) for arm in ready}
     waiting = [arm for arm in waiting if (arm.name, arm.seed) not in folders]
     found.append(ready)
   return found
+
+
+def _lacking(arm: Arm, folders: dict[tuple[str, int], str]) -> list[str]:
+  """The arms it needs that have no folder yet."""
+  return [n for n in arm.reads.values() if (n, arm.seed) not in folders]
 
 
 def run_arm(
@@ -121,7 +130,7 @@ def run_arm(
   made, state = training.run(arm.config, report_row=report_row)
   params = state['ema'] if arm.config.optimizer.ema else state['params']
   mesh = mesh_lib.make_mesh(arm.config.mesh)
-  sets = evaluation.evaluate(made, params, mesh)
+  sets = evaluation.evaluate_job(made, params, mesh)
   measure = getattr(made.task, 'measure', lambda job, params: {})
   found = {
     'sets': sets,
@@ -132,14 +141,23 @@ def run_arm(
   _write_whole(_kept(arm, root), json.dumps(found))
 
 
-def _run_in_processes(arms, root, workers, progress) -> None:
+def _keep_compiled(folder: str) -> None:
+  """Arms differ in data and rates, and compile the same programs.
+
+  A folder that was chosen before is kept.
+  """
+  if not jax.config.jax_compilation_cache_dir:
+    jax.config.update('jax_compilation_cache_dir', folder)
+
+
+def _run_in_processes(arms, root, workers, progress, cache) -> None:
   # XLA takes fresh memory for every step; huge pages make that a tenth cheaper.
   os.environ.setdefault('GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1')
   # Spawned, not forked: JAX's threads do not survive a fork.
   context = multiprocessing.get_context('spawn')
   threads = max(1, len(_cores()) // workers)
   with concurrent.futures.ProcessPoolExecutor(
-    workers, context, _start_worker, (threads,)
+    workers, context, _start_worker, (threads, cache)
   ) as pool:
     running = {pool.submit(run_arm, arm, root): arm for arm in arms}
     try:
@@ -159,13 +177,14 @@ def _run_in_processes(arms, root, workers, progress) -> None:
       raise
 
 
-def _start_worker(threads: int) -> None:
+def _start_worker(threads: int, cache: str) -> None:
   """Quiet, and with a thread pool of the given size.
 
   XLA sizes its pool by the cores it may use when it starts; afterwards the
   process may use all of them, so that none is idle while an arm waits.
   """
   console.quiet()
+  _keep_compiled(cache)
   threading.Thread(target=leave_with_parent, daemon=True).start()
   cores = _cores()
   if not cores:

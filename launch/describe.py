@@ -9,6 +9,10 @@ a name as in `config.sets` (its training split). The file is a list of records
 as data/sources/iqa.py reads them, with `description` and `descriptions`, all
 that were sampled; `--rows=described` writes a record for each description
 instead. Samples without a description are counted and named by reason.
+
+What was said is kept beside the file, in OUTPUT.asked, as it comes: a run that
+was killed goes on where it was, and `--rows` can be changed without asking
+again.
 """
 
 import json
@@ -24,8 +28,10 @@ from ml_collections import config_flags
 
 from data.examples import left_padded
 from data.records import BadRecord
+from experiments.asking.predictions import Predictions
 from experiments.rali import sets
 from launch import console, evaluate, job
+from launch.train import config_hash
 from vlm.methods.rali import descriptions
 from vlm.rollout.sampler import prepare, sample
 from vlm.rollout.settings import Sampling
@@ -63,25 +69,64 @@ def _run() -> None:
   mesh = mesh_lib.make_mesh(FLAGS.config.mesh)
   params, where = evaluate.load_checkpoint(made, FLAGS.checkpoint, mesh)
   console.say(f'{len(rows)} images described by {where}')
-  skipped: Counter[str] = Counter()
-  shown, said = [], []
+  path = epath.Path(FLAGS.output)
+  kept = _kept(path, where, len(rows))
   with console.progress_bar() as bar:
-    task = bar.add_task('images', total=len(rows))
-    for batch_rows, texts in completions(
-      made, params, mesh, rows, FLAGS.samples, FLAGS.seed, skipped
+    task = bar.add_task('images', total=len(rows), completed=kept.done)
+    for records in completions(
+      made, params, mesh, rows, FLAGS.samples, FLAGS.seed, kept.done
     ):
-      shown += batch_rows
-      said += texts
-      bar.update(task, completed=len(shown) + sum(skipped.values()))
+      kept.append(records)
+      bar.update(task, completed=kept.done)
+  kept.close()
+  _write(path, rows, kept.read())
+
+
+def _name(row: Any) -> str:
+  return str(row['id'] if 'id' in row else row['image'])
+
+
+def _kept(path: epath.Path, where: str, images: int) -> Predictions:
+  """What was said so far, and what it depends on."""
+  settings = {
+    'checkpoint': where,
+    'set': FLAGS.set,
+    'images': images,
+    'samples': FLAGS.samples,
+    'seed': FLAGS.seed,
+    'config': config_hash(FLAGS.config),
+  }
+  folder = path.parent / f'{path.name}.asked'
+  return Predictions(folder, settings, images, FLAGS.config.eval.batch_size)
+
+
+def _write(
+  path: epath.Path, rows: Sequence[Any], asked: Sequence[dict[str, Any]]
+) -> None:
+  """Writes the records of what was said, and says what was left out.
+
+  Raises:
+    ValueError: it was said of other images.
+  """
+  skipped = Counter(r['problem'] for r in asked if r['problem'])
+  numbers = [number for number, r in enumerate(asked) if not r['problem']]
+  said, shown = [asked[n]['texts'] for n in numbers], [rows[n] for n in numbers]
+  for row, number in zip(shown, numbers, strict=True):
+    if _name(row) != asked[number]['image']:
+      raise ValueError(
+        f'{path}.asked describes {asked[number]["image"]!r} where the set now '
+        f'has {_name(row)!r}; remove the folder, or set another --output'
+      )
   # As the set's own files have them, below the folder they were read from.
   root = FLAGS.config.data.path or FLAGS.config.data.images
   found = descriptions.describe(shown, said, root)
   records = found.records
   if FLAGS.rows == 'described':
     records = descriptions.one_by_one(records)
-  path = epath.Path(FLAGS.output)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(records, indent=1))
+  # A file that is either absent or complete.
+  partial = path.with_name(path.name + '.partial')
+  partial.write_text(json.dumps(records, indent=1))
+  partial.replace(path)
   for what, counts in (('images', skipped), ('samples', found.dropped)):
     for reason, count in counts.items():
       console.say(f'{what} left out: {count}: {reason}')
@@ -98,9 +143,12 @@ def completions(
   rows: Sequence[Any],
   samples: int,
   seed: int,
-  skipped: Counter,
-) -> Iterator[tuple[list[Any], list[list[str]]]]:
-  """Yields rows that could be shown, and what was said of each, in batches.
+  done: int = 0,
+) -> Iterator[list[dict[str, Any]]]:
+  """Yields what was said of each row, batch by batch.
+
+  {'image', 'texts', 'problem'} of a row; of one that cannot be shown, no texts
+  and why.
 
   Temperature 1 over the whole distribution, as in training; a row's samples
   depend on `seed` and its number alone.
@@ -112,7 +160,7 @@ def completions(
     rows: what to describe.
     samples: of each.
     seed: of all.
-    skipped: counts rows that cannot be shown, by reason.
+    done: rows that are left out at the beginning, whole batches.
   """
   config, stop = made.config, job.stop_ids(made)
   size = config.eval.batch_size
@@ -120,23 +168,24 @@ def completions(
   settings = Sampling(config.eval.max_new_tokens, stop)
   weights = prepare(made.model, params)
   numbers = np.random.SeedSequence(seed).generate_state(len(rows), np.uint32)
-  for start in range(0, len(rows), size):
-    prompts, kept = [], []
+  for start in range(done, len(rows), size):
+    prompts, seeds, records = [], [], []
     for number in range(start, min(start + size, len(rows))):
+      records.append({'image': '', 'texts': [], 'problem': ''})
       try:
         row = rows[number]
+        records[-1]['image'] = _name(row)
         example = made.task.prompt(row, np.random.default_rng(0))
-        prompt = made.encoder.prompt(example)
+        prompts.append(made.encoder.prompt(example))
+        seeds.append(numbers[number])
       except BadRecord as bad:
-        skipped[bad.reason] += 1
-        continue
-      prompts.append(prompt)
-      kept.append((row, numbers[number]))
+        records[-1]['problem'] = bad.reason
     if not prompts:
+      yield records
       continue
     # One static shape: a short batch repeats its last row.
     missing = size - len(prompts)
-    seeds = [s for _, s in kept] + [kept[-1][1]] * missing
+    seeds += seeds[-1:] * missing
     batch = left_padded(prompts + prompts[-1:] * missing, made.prompt_spec)
     with jax.set_mesh(mesh):
       found = sample(
@@ -148,7 +197,11 @@ def completions(
         seeds=np.array(seeds, np.uint32),
         detokenize=made.chat.decode,
       )
-    yield [row for row, _ in kept], found.texts[: len(kept)]
+    texts = iter(found.texts)
+    for record in records:
+      if not record['problem']:
+        record['texts'] = next(texts)
+    yield records
 
 
 def run() -> None:

@@ -181,6 +181,8 @@ def prepare(config: ConfigDict) -> Job:
   task = tasks.load(config)
   chat = task.chat()
   model = model_of(config, chat)
+  if hasattr(task, 'model'):
+    model = task.model(model)
   processor, marked = _processor(config, model), bool(model.transforms)
   if hasattr(task, 'processor'):
     processor = task.processor(processor)

@@ -12,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from experiments import task as tasks
-from launch import job, pairs, rl
+from launch import job, pairs, regression, rl
 from vlm.train.metrics import Throughput
 from vlm.train.sft import sft
 from vlm.train.step import Objective
@@ -111,6 +111,16 @@ TRAINERS = {
     prompts='batch_size',
     reference=lambda config: config.rl.beta > 0,
     throughput=rl.throughput,
+  ),
+  'regression': Trainer(
+    regression.objective,
+    prepare=regression.prepare,
+    batches=regression.batches,
+    model=regression.model,
+    shapes=regression.shapes,
+    seen=regression.seen,
+    evaluate=regression.evaluate,
+    throughput=regression.throughput,
   ),
 }
 

@@ -183,6 +183,8 @@ def evaluate(
 ) -> dict[str, dict[str, Any]]:
   """Finds the texts of every picture of every set, and the other way round.
 
+  A task that tests its towers otherwise does so instead.
+
   Args:
     made: the job.
     params: parameters on `mesh`.
@@ -193,6 +195,8 @@ def evaluate(
     {set: {'records': [...], 'scores': {...}, 'skipped': {...}}}; records name
     row and text and their ranks from 0, scores are `retrieval.summary`.
   """
+  if hasattr(made.task, 'evaluate'):
+    return made.task.evaluate(made, params, mesh)
   return {
     name: _retrieve(made, params, mesh, name, rows, progress)
     for name, rows in made.task.eval_sets().items()

@@ -5,9 +5,10 @@ bound        {set: SRCC} of the latent quality with the noisy opinions: what
              no scorer can beat
 photographs  falling rates of real photographs, see SeverityRows; a
              photograph's rating is the mean over crops of the world's size
+reasoning    of a model that reasons: see reasoning.py
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ import numpy as np
 from data import dct
 from data.sources.photographs import SeverityRows
 from data.worlds import photos
+from experiments.rali import reasoning
 from experiments.rali.score import plain, set_scores
 from vlm.methods.rali.readers import CONSTANT, read_score
 from vlm.metrics import correlation, monotonicity
@@ -46,12 +48,15 @@ class Rater:
     for start in range(0, len(images), size):
       chunk = list(images[start : start + size])
       filled = chunk + [chunk[-1]] * (size - len(chunk))
-      texts = self._said(filled, draws, start)
+      texts = self.said(filled, draws, start)
       found += [[self._read(text) for text in row] for row in texts]
       del found[start + len(chunk) :]
     return np.array(found, np.float64)
 
-  def _said(self, images, draws: int, start: int) -> list[list[str]]:
+  def said(
+    self, images: Sequence[np.ndarray], draws: int, start: int
+  ) -> list[list[str]]:
+    """Texts [N][max(draws, 1)] of one batch, drawn by seeds from `start`."""
     job, limit = self._job, self._config.eval.max_new_tokens
     examples = [
       {'images': [dct.feature_picture(image)], 'messages': self._asked}
@@ -75,15 +80,30 @@ class Rater:
     return np.nan if score is None else score
 
 
-def measure(job: Any, params: Any, config: Any) -> dict[str, Any]:
-  """Everything, for one trained model of the world of photographs."""
+def measure(
+  job: Any, params: Any, config: Any, rater: Any = None
+) -> dict[str, Any]:
+  """Everything, for one trained model of the world of photographs.
+
+  Args:
+    job: with the task.
+    params: of the model.
+    config: the task's.
+    rater: rates pictures as `Rater` does, where the model does not speak.
+  """
   if 'photos' not in config:
     return {}
   # Where the model was trained; one device is enough for what is left.
-  rater = Rater(job, jax.device_get(params), config)
+  params = jax.device_get(params)
+  rater = rater or Rater(job, params, config)
   sets = job.task.eval_sets()
+  rate = lambda params, images: Rater(job, params, config).rate(images)[:, 0]
+  found = {}
+  if reasoning.reasons(config):
+    found['reasoning'] = reasoning.measure(job, params, config, rate)
   return plain(
-    {
+    found
+    | {
       'drawn': {
         name: _drawn(rater, rows, config.measure.draws)
         for name, rows in sets.items()
@@ -123,6 +143,13 @@ def photograph_rates(rater: Rater, crops: int) -> dict[str, Any]:
   images = [image for row in rows for image in row['crops']]
   ratings = rater.rate(images)[:, 0].reshape(len(rows), crops)
   scores = np.where(np.isnan(ratings), CONSTANT, ratings).mean(1)
+  return falling_rates(rows, scores)
+
+
+def falling_rates(
+  rows: Sequence[Mapping[str, Any]], scores: np.ndarray
+) -> dict[str, Any]:
+  """Falling rates by kind and of all together, of rows of `SeverityRows`."""
   levels = np.array([row['level'] for row in rows])
   kinds = np.array([row['kind'] for row in rows])
   series = np.array([f'{row["photograph"]}/{row["kind"]}' for row in rows])

@@ -1,64 +1,67 @@
-"""Q-Insight in miniature: arms, tables, sentences (spec 9).
+"""Q-Insight, RALI and RACT in miniature: tables and sentences (spec 9).
 
 Every arm starts from a base that has learnt to speak from captions with
-mistakes, is trained on family A alone, and is tested on all five. Whether
-reasoning or the second task helps out of domain is what the four arms of the
-grid {think, no think} x {score, score + degradation} are for; whatever comes
+mistakes, or from a CLIP that has learnt them, and is tested on all five
+families. Whether reasoning or the second task helps out of domain is what the
+four arms of the grid {think, no think} x {score, score + degradation} are for;
+whether RALI keeps what its teacher has, what its ablations are. Whatever comes
 out is reported.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from data.sources.photo_rows import scale_of
 from experiments.miniature import Arm, Outcome, Summary, Table
-from experiments.rali import q_insight
+from experiments.rali import (
+  brisque_scorer,
+  chains,
+  figures,
+  parts,
+  reasoning_tables,
+)
+from experiments.rali.readings import (
+  HOME,
+  Reading,
+  drawn,
+  greedy,
+  names_of,
+  out_of_domain,
+  paired,
+  range_of,
+  seeds_of,
+  spread_of,
+  verdict,
+)
 
-TITLE = 'Q-Insight: image quality by reasoning learnt from rewards'
+TITLE = 'RALI: image quality by reasoning, and without a language model'
 CLAIM = (
   'Trained by rewards on one data set, a model that describes degradations '
   'before it rates agrees better with the opinions of other data sets than one '
-  'trained on the scores. Miniature: procedural photographs of 32 x 32 pixels, '
-  'five families with crowds of their own, two hundred thousand parameters '
-  'from scratch. Not comparable with published numbers.'
+  'trained on the scores (Q-Insight); a small image tower aligned with its '
+  'descriptions does as well (RALI); descriptions of several data sets can be '
+  'pooled where their scores cannot (RACT). Miniature: procedural photographs '
+  'of 32 x 32 pixels, five families with crowds of their own, two hundred '
+  'thousand parameters from scratch. Not comparable with published numbers.'
 )
-BASE, SILENT = 'base', 'base, no think'
-# Name -> (arm of q_insight.py, the arm it starts from).
-NAMES = {
-  BASE: ('base', ''),
-  SILENT: ('base_no_think', ''),
-  'SFT, score as text': ('sft_score', SILENT),
-  'GRPO, think, score': ('score', BASE),
-  'GRPO, think, score + degradation': ('score_degradation', BASE),
-  'GRPO, no think, score': ('no_think_score', SILENT),
-  'GRPO, no think, score + degradation': ('no_think', SILENT),
-  'VisualQuality-R1, think': ('rank', BASE),
-}
-HOME = 'A'
 # (better, than) that the papers say or imply, out of domain.
 CLAIMS = (
-  ('GRPO, think, score', 'GRPO, no think, score'),
-  (
-    'GRPO, think, score + degradation',
-    'GRPO, no think, score + degradation',
-  ),
-  ('GRPO, think, score + degradation', 'GRPO, think, score'),
-  ('GRPO, think, score + degradation', 'SFT, score as text'),
-  ('GRPO, think, score + degradation', BASE),
-  ('VisualQuality-R1, think', 'SFT, score as text'),
+  (chains.PLAIN_TEACHER, 'GRPO, no think, score'),
+  (chains.TEACHER, 'GRPO, no think, score + degradation'),
+  (chains.TEACHER, chains.PLAIN_TEACHER),
+  (chains.TEACHER, chains.WORDS),
+  (chains.TEACHER, chains.HEAD),
+  (chains.TEACHER, chains.BASE),
+  (chains.RANK, chains.WORDS),
+  (chains.RALI, chains.CLIP),
+  (chains.RALI, chains.MSE),
 )
 
 
 def arms(seeds: int, thorough: bool) -> list[Arm]:
-  """Every arm with every seed; thorough asks for nothing but its seeds."""
-  del thorough
-  return [
-    Arm(name, seed, q_insight.get_config(f'tiny,arm={arm},seed={seed}'), start)
-    for seed in range(seeds)
-    for name, (arm, start) in NAMES.items()
-  ]
+  """Every run with every seed; see chains.py."""
+  return chains.arms(seeds, thorough)
 
 
 def prepare(arms: Sequence[Arm]) -> None:
@@ -70,67 +73,39 @@ def prepare(arms: Sequence[Arm]) -> None:
 
 def summarise(outcomes: Sequence[Outcome]) -> Summary:
   """Agreement in and out of domain, real photographs, paired differences."""
+  home = [o for o in outcomes if o.arm.name not in chains.POOLED]
+  speaking = [o for o in home if o.arm.name not in chains.NUMBERS]
+  tables = [
+    _agreement(home, 'greedy answers', greedy),
+    _agreement(speaking, 'mean of drawn answers', drawn),
+    _by_set(home),
+    _photographs(home),
+    parts.ablation(outcomes),
+    parts.costs(outcomes),
+    parts.pooled(outcomes),
+    *reasoning_tables.tables(outcomes),
+  ]
   return Summary(
     TITLE,
     CLAIM,
+    [table for table in tables if table is not None],
+    figures.draw(outcomes, (chains.TEACHER, chains.BLIND_TEACHER, chains.RALI)),
     [
-      _agreement(outcomes, 'greedy answers', greedy),
-      _agreement(outcomes, 'mean of drawn answers', drawn),
-      _by_set(outcomes),
-      _photographs(outcomes),
+      *findings(outcomes),
+      *parts.sentences(outcomes),
+      *reasoning_tables.sentences(outcomes, chains.BOTTLENECKS),
+      *brisque_scorer.sentences(),
     ],
-    [],
-    findings(outcomes),
   )
-
-
-Reading = Callable[[Outcome, str, str], float]
-
-
-def greedy(outcome: Outcome, name: str, metric: str) -> float:
-  """A score of a set's greedy answers; NaN where it is not defined."""
-  value = outcome.sets[name]['scores'][metric]
-  return float(np.ravel(value)[0])
-
-
-def drawn(outcome: Outcome, name: str, metric: str) -> float:
-  """A score of a set's mean of draws."""
-  value = outcome.measured['drawn'][name][metric]
-  return float('nan') if value is None else float(value)
-
-
-def out_of_domain(outcome: Outcome, read: Reading, metric: str) -> float:
-  """The mean over the other sets; an undefined correlation counts 0.
-
-  A scorer that says the same of every picture of a set has told nothing apart
-  there, and leaving the set out would reward it.
-  """
-  values = [read(outcome, n, metric) for n in outcome.sets if n != HOME]
-  return float(np.mean(np.nan_to_num(values)))
-
-
-def _seeds(outcomes, name: str) -> list[Outcome]:
-  return [outcome for outcome in outcomes if outcome.arm.name == name]
-
-
-def _names(outcomes) -> list[str]:
-  return list(dict.fromkeys(outcome.arm.name for outcome in outcomes))
 
 
 def _agreement(outcomes, title: str, read: Reading) -> Table:
   header = ['arm', 'A PLCC', 'A SRCC', 'B-E PLCC', 'B-E SRCC', 'unread']
   rows = []
-  for name in _names(outcomes):
-    runs = _seeds(outcomes, name)
-    cells = [
-      spread_of([read(run, HOME, metric) for run in runs])
-      for metric in ('plcc', 'srcc')
-    ]
-    cells += [
-      spread_of([out_of_domain(run, read, metric) for run in runs])
-      for metric in ('plcc', 'srcc')
-    ]
+  for name in names_of(outcomes):
+    runs = seeds_of(outcomes, name)
     unread = [sum(read(run, n, 'unread') for n in run.sets) for run in runs]
+    cells = parts.cells(runs, lambda run: read)
     rows.append([name, *cells, f'{np.mean(unread):.0f}'])
   bound = outcomes[0].measured['bound']
   others = [value for name, value in bound.items() if name != HOME]
@@ -139,23 +114,15 @@ def _agreement(outcomes, title: str, read: Reading) -> Table:
   return Table(title, header, rows)
 
 
-def spread_of(values: Sequence[float]) -> str:
-  """Mean and range over seeds."""
-  mean = np.mean(values)
-  if len(values) == 1 or np.isnan(mean):
-    return f'{mean:.3f}'
-  return f'{mean:.3f} ({min(values):.3f} to {max(values):.3f})'
-
-
 def _by_set(outcomes) -> Table:
   names = list(outcomes[0].sets)
   rows = [
     [name]
     + [
-      spread_of([greedy(run, n, 'srcc') for run in _seeds(outcomes, name)])
+      spread_of([greedy(run, n, 'srcc') for run in seeds_of(outcomes, name)])
       for n in names
     ]
-    for name in _names(outcomes)
+    for name in names_of(outcomes)
   ]
   return Table('SRCC of greedy answers by set', ['arm', *names], rows)
 
@@ -163,10 +130,11 @@ def _by_set(outcomes) -> Table:
 def _photographs(outcomes) -> Table:
   kinds = list(outcomes[0].measured['photographs'])
   rows = []
-  for name in _names(outcomes):
-    found = [run.measured['photographs'] for run in _seeds(outcomes, name)]
+  for name in names_of(outcomes):
+    found = [run.measured['photographs'] for run in seeds_of(outcomes, name)]
     cells = [spread_of([f[kind]['pairs'] for f in found]) for kind in kinds]
     rows.append([name, *cells])
+  rows += brisque_scorer.rows(kinds)
   title = (
     'real photographs: pairs ranked by severity (pseudo-labels, chance 0.5)'
   )
@@ -177,7 +145,7 @@ def findings(outcomes: Sequence[Outcome]) -> list[str]:
   """What the differences paired by seed say, also when they say no."""
   found = []
   for better, than in CLAIMS:
-    pairs = _paired(outcomes, better, than)
+    pairs = paired(outcomes, better, than)
     if not pairs:
       continue
     gaps = [
@@ -187,29 +155,6 @@ def findings(outcomes: Sequence[Outcome]) -> list[str]:
     home = [greedy(a, HOME, 'srcc') - greedy(b, HOME, 'srcc') for a, b in pairs]
     found.append(
       f'"{better}" against "{than}": {np.mean(gaps):+.3f} SRCC out of domain '
-      f'({_range(gaps)}), {np.mean(home):+.3f} in domain: {verdict(gaps)}.'
+      f'({range_of(gaps)}), {np.mean(home):+.3f} in domain: {verdict(gaps)}.'
     )
   return found
-
-
-def _range(gaps: Sequence[float]) -> str:
-  if len(gaps) == 1:
-    return 'one seed'
-  return f'{min(gaps):+.3f} to {max(gaps):+.3f} over {len(gaps)} seeds'
-
-
-def verdict(gaps: Sequence[float]) -> str:
-  """One sentence about the differences of all seeds."""
-  if len(gaps) == 1:
-    return 'one seed decides nothing'
-  if min(gaps) > 0:
-    return 'replicated with every seed'
-  if max(gaps) < 0:
-    return 'did not replicate: the other way round with every seed'
-  return 'did not replicate: seeds differ in sign'
-
-
-def _paired(outcomes, first: str, second: str) -> list[tuple[Any, Any]]:
-  of = lambda name: {run.arm.seed: run for run in _seeds(outcomes, name)}
-  left, right = of(first), of(second)
-  return [(left[seed], right[seed]) for seed in left if seed in right]

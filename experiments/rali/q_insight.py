@@ -18,10 +18,14 @@ photographs, minutes), `smoke` (seconds). Arms:
   rank               VisualQuality-R1's reward on one set
   sft_score          supervised: the rating as text
   sft_level          supervised: Q-Align's five words
+  sft_regression     a regression head on the last state of the prompt, which is
+                     a column of the head that no token needs; squared error
   sft_description    supervised: a teacher's descriptions, then ratings (RACT)
   base               tiny only: captions with mistakes, which every arm of the
                      miniature starts from
   base_no_think      tiny only: the same, with nothing but the answers
+  base_bottleneck    tiny only: base, whose answers never see the image
+  bottleneck         tiny only: the method from there, answers seeing as little
 """
 
 import dataclasses
@@ -37,22 +41,28 @@ from vlm.methods.rali.score_reward import THRESHOLD
 SUPERVISED = {
   'sft_score': ('score', 'answer'),
   'sft_level': ('level', 'level'),
+  'sft_regression': ('score', 'number'),
   'sft_description': ('description', 'answer'),
   'base': ('description', 'answer'),
   'base_no_think': ('score', 'answer'),
+  'base_bottleneck': ('description', 'answer'),
 }
-BASES = ('base', 'base_no_think')
+BASES = ('base', 'base_no_think', 'base_bottleneck')
+BOTTLENECKS = ('base_bottleneck', 'bottleneck')
 REWARDED = (
   'score_degradation',
   'score',
   'no_think',
   'no_think_score',
   'rank',
+  'bottleneck',
 )
 OTHER_SETS = ('spaq', 'kadid', 'pipal', 'livew', 'agiqa', 'csiq')
 # A picture of 1024 x 768 pixels is 37 x 27 visual tokens; patches come in
 # windows of 64, which other shapes of as many pixels fill less well.
 PIXELS, VISUAL, UNITS = 1024 * 768, 1024, 5_120
+FIM_PAD = 151_662  # of Qwen2.5's tokenizer, for code; nobody writes it
+CENTRE = 3.0  # of opinions in [1, 5]
 TEXT = 384  # tokens: system message, question and template, with room
 PROMPTS = 16  # of Q-Insight's step
 
@@ -70,7 +80,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     raise ValueError(
       f'arm={options.arm!r}, expected one of {(*REWARDED, *SUPERVISED)}'
     )
-  if options.size == 'full' and options.arm in BASES:
+  if options.size == 'full' and options.arm in (*BASES, 'bottleneck'):
     raise ValueError(f'arm={options.arm}: published checkpoints are the base')
   config = base_config()
   config.task = 'experiments.rali.task'
@@ -83,6 +93,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     'format': 'strict',  # of vlm/methods/rali/answer_format.py
     'threshold': THRESHOLD,
     'think': True,
+    # Answers see no image, in training neither; tiny only (bottleneck.py).
+    'bottleneck': False,
     'reader': 'answer',  # of vlm/methods/rali/readers.py, in evaluation
     'decimals': 2,
     'max_pixels': PIXELS,
@@ -96,13 +108,20 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 def _arm(config: ConfigDict, arm: str) -> None:
   """What an arm changes."""
+  if arm in BOTTLENECKS:
+    config.iqa.bottleneck, config.runtime.attention = True, 'xla'
   if arm in SUPERVISED:
     config.iqa.target, config.iqa.reader = SUPERVISED[arm]
-    config.iqa.think = arm in ('sft_description', 'base')
+    config.iqa.think = arm in ('sft_description', 'base', 'base_bottleneck')
     config.wording.system = ''
     generic = (sets.GENERIC,) if arm in BASES else ()
     config.sets.train = generic or config.sets.train
     config.sets.degradations = generic
+    if arm == 'sft_regression':
+      config.objective = 'regression'
+      # In the miniature the column of the token that fills rows.
+      column = 0 if 'photos' in config else FIM_PAD
+      config.regression = {'of': 'prompt', 'column': column, 'centre': CENTRE}
     return
   config.objective = 'grpo'
   if arm in ('score', 'no_think_score', 'rank'):
@@ -174,7 +193,13 @@ def _small(config: ConfigDict, options: ConfigDict) -> None:
   config.measure = {
     'draws': 4,  # of each test picture, whose ratings are averaged
     'crops': 1 if smoke else 8,  # of each real photograph
+    'partner': '',  # workdir of a run whose halves are exchanged with ours
+    'timed': 24 if smoke else 100,  # pictures whose cost is measured
+    'describe': (),  # families whose training photographs are described
+    'samples': 3,  # descriptions of each
   }
+  # {family: folder of the run that described it}; without one, captions.
+  config.described = dict.fromkeys('ABCDE', '')
   config.data.points, config.data.visual_tokens = 1, 17  # and the newline
   config.data.seq_len = 52
   config.model.vision = {
@@ -205,6 +230,8 @@ def _small(config: ConfigDict, options: ConfigDict) -> None:
   if supervised:
     config.optimizer.warmup = 5 if smoke else 20
     config.steps, config.batch_size = (30, 16) if smoke else (500, 64)
+    if not smoke and options.arm not in BASES:
+      config.steps = 250  # ten times through a family
     return
   config.steps, config.batch_size = (4, 8) if smoke else (160, 24)
   if not smoke:

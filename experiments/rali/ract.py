@@ -14,7 +14,8 @@ Models that were trained on one set each describe its images; opinions of
 different sets disagree, descriptions do not. The pool of descriptions then
 trains the vision tower alone, and only one set keeps its scores, so that the
 answer stays calibrated. Sizes as in q_insight.py; `tiny` and `smoke` take the
-captions of the world of photographs where no file is named.
+captions of the world of photographs where `config.described` names no folder
+of a run that described them.
 """
 
 from ml_collections import ConfigDict
@@ -49,4 +50,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.optimizer.lr, config.batch_size, config.steps = 1e-5, 128, 660
     return config
   config.sets.train, config.sets.scored = FAMILIES, FAMILIES[:1]
+  if options.size == 'tiny':
+    config.steps = 188  # two epochs, as at full size
   return config

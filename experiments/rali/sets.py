@@ -15,6 +15,7 @@ from data.sources import iqa
 from data.sources.iqa_corpora import CORPORA
 from data.sources.photo_rows import GenericRows, PhotoRows
 from data.worlds.photos import CROWDS
+from experiments.rali import described
 
 FILES = ('.json', '.jsonl')
 GENERIC = 'generic'
@@ -69,14 +70,23 @@ def open_set(
   return iqa.open_corpus(config.data.path, name, split)
 
 
-def _world(config: Any, name: str, split: str, task: str) -> Sequence[Any]:
+def photographs(
+  config: Any, family: str, split: str, task: str = 'score'
+) -> PhotoRows:
+  """A family's photographs, whether or not a run has described them."""
   world = config.photos
+  train, total = world.train, world.train + world.test
+  start, count = (0, train) if split == 'train' else (train, world.test)
+  return PhotoRows(world.seed, family, start, count, total, task=task)
+
+
+def _world(config: Any, name: str, split: str, task: str) -> Sequence[Any]:
   if name == GENERIC:
-    return GenericRows(world.seed, world.generic, task=task)
+    return GenericRows(config.photos.seed, config.photos.generic, task=task)
   if name not in CROWDS:
     raise ValueError(
       f'the set {name!r}, expected one of {[*CROWDS, GENERIC]} or a .json file'
     )
-  train, total = world.train, world.train + world.test
-  start, count = (0, train) if split == 'train' else (train, world.test)
-  return PhotoRows(world.seed, name, start, count, total, task=task)
+  rows = photographs(config, name, split, task)
+  folder = config.described[name] if split == 'train' else ''
+  return described.joined(rows, folder) if folder else rows

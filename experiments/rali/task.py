@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from data import dct
@@ -15,11 +16,19 @@ from data.chat import Chat
 from data.checkpoint import load_chat_of
 from data.image import open_image
 from data.processors.limits import capped
-from data.records import BadRecord
-from experiments.rali import answers, measure, sets, vocabulary
+from data.records import BadRecord, require
+from experiments.rali import (
+  answers,
+  describing,
+  measure,
+  raters,
+  sets,
+  vocabulary,
+)
 from experiments.rali.score import set_scores
 from vlm.methods.rali import completion, rank_reward
 from vlm.methods.rali.answer_format import format_reward
+from vlm.methods.rali.bottleneck import bottleneck
 from vlm.methods.rali.degradation_reward import degradation_reward
 from vlm.methods.rali.prompts import Wording
 from vlm.methods.rali.readers import CONSTANT, read_score
@@ -61,6 +70,23 @@ class Task:
     """One that shrinks pictures which a row has no room for."""
     return capped(processor, self._config.iqa.max_pixels)
 
+  def model(self, model: Any) -> Any:
+    """One whose answers see no image, where the config wants it.
+
+    Raises:
+      ValueError: an answer's tag is several tokens, as published models have
+        it.
+    """
+    if not self._config.iqa.bottleneck:
+      return model
+    if not self._small:
+      raise ValueError(
+        '--config.iqa.bottleneck=True is for the miniature, whose answers '
+        'begin with one token'
+      )
+    to_id = self.chat().tokenizer.token_to_id
+    return bottleneck(model, tuple(to_id(t) for t in vocabulary.OPENINGS))
+
   def train_rows(self) -> tuple[list[Any], None]:
     """Every set once, one after another: a permutation of all their rows."""
     return sets.train_rows(self._config), None
@@ -98,6 +124,14 @@ class Task:
       'messages': self.messages(row['task']),
       'record': record_of(row),
     }
+
+  def target(self, row: Mapping[str, Any]) -> float:
+    """The opinion that a regression learns.
+
+    Raises:
+      BadRecord: a row without one.
+    """
+    return float(require(row, 'gt_score_norm', (int, float)))
 
   def rewards(self) -> list[Reward | GroupReward]:
     """The format and the answer, each counting 1."""
@@ -152,7 +186,7 @@ class Task:
       earned = [degradation_reward(r['prediction'], r) for r in records]
       return {'degradation_reward': float(np.mean(earned))}
     reader = self._config.iqa.reader
-    read = [read_score(r['prediction'], reader)[0] for r in records]
+    read = [_read(r['prediction'], reader) for r in records]
     found = set_scores(
       [CONSTANT if s is None else s for s in read],
       [r['gt_score_norm'] for r in records],
@@ -165,11 +199,25 @@ class Task:
 
   def measure(self, job: Any, params: Any) -> dict[str, Any]:
     """What the miniature's report shows beside greedy scores."""
-    return measure.measure(job, params, self._config)
+    if not self._small:
+      return {}
+    params = jax.device_get(params)
+    rater = raters.rater_of(job, params, self._config)
+    pictures = raters.some_pictures(self.eval_sets(), self._config)
+    return (
+      measure.measure(job, params, self._config, rater)
+      | {'cost': raters.cost(rater, pictures, raters.count(params))}
+      | {'described': describing.write(self._config, rater)}
+    )
 
   def _shown(self, image: Any) -> Any:
     """A path as it is; a world's photograph as its features."""
     return dct.feature_picture(image) if self._small else image
+
+
+def _read(said: str | float, reader: str) -> float | None:
+  """The rating in a text; a regression says nothing but it."""
+  return said if isinstance(said, float) else read_score(said, reader)[0]
 
 
 def record_of(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,13 +13,18 @@ from vlm.methods.rali.prompts import NONE, SEVERITIES
 
 SCORE, DEGRADATION = 'rate?', 'name?'
 _SPECIALS = ('<pad>', '<end>', '<sep>', '<image>', '<video>')
-_SHAPE = (
-  '<think>\n',
-  '\n</think>',
-  '\n<answer>\n{"rating": ',
-  '<answer>\n{"rating": ',
+# What a rating stands behind, with and without reasoning before it.
+RATING = ('\n<answer>\n{"rating": ', '<answer>\n{"rating": ')
+# What any answer stands behind.
+OPENINGS = (
+  *RATING,
   '\n<answer>\n{"distortion_class": "',
   '<answer>\n{"distortion_class": "',
+)
+SHAPE = (
+  '<think>\n',
+  '\n</think>',
+  *OPENINGS,
   '", "severity": "',
   '"}\n</answer>',
   '}\n</answer>',
@@ -37,7 +42,7 @@ _TEMPLATE = (
 
 def chat() -> Chat:
   """The miniature's tokenizer and template."""
-  words = (SCORE, DEGRADATION, *_SHAPE, *_WORDS, ', ', ' ', *'.0123456789')
+  words = (SCORE, DEGRADATION, *SHAPE, *_WORDS, ', ', ' ', *'.0123456789')
   tokenizer = char_tokenizer(words, _SPECIALS)
   return Chat(
     tokenizer.to_str(),

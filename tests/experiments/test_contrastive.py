@@ -11,9 +11,9 @@ from PIL import Image
 from data import records
 from data.embeddings import Embedder, pictures_in
 from data.worlds import shapes
-from experiments.contrastive import contrastive, task, toy
+from experiments.contrastive import contrastive, task
 from launch import convert, evaluate, job, pairs, train
-from tests import tiny_checkpoint
+from tests import tiny_checkpoint, tiny_clip
 from vlm.sharding.mesh import make_mesh
 from vlm.train.checkpoint import Checkpoints
 
@@ -132,27 +132,7 @@ def test_a_published_checkpoint_is_read_and_exported(tmp_path):
   torch = pytest.importorskip('torch')
   import transformers
 
-  tokenizer = toy.Task(contrastive.get_config('smoke')).tokenizer_json()
-  vocabulary = len(json.loads(tokenizer)['model']['vocab'])
-  tower = dict(
-    hidden_size=16, intermediate_size=24, num_hidden_layers=1,
-    num_attention_heads=2,
-  )  # fmt: skip
-  published = transformers.CLIPConfig(
-    vision_config=tower | dict(image_size=32, patch_size=16),
-    text_config=tower | dict(
-      vocab_size=vocabulary, max_position_embeddings=16,
-      eos_token_id=vocabulary - 1,
-    ),
-    projection_dim=12,
-  )  # fmt: skip
-  folder = tmp_path / 'clip'
-  torch.manual_seed(0)
-  transformers.CLIPModel(published).save_pretrained(folder)
-  crop = dict(size={'shortest_edge': 40}, crop_size={'height': 32, 'width': 32})
-  transformers.CLIPImageProcessor(**crop).save_pretrained(folder)
-  (folder / 'tokenizer.json').write_text(tokenizer)
-
+  folder = tiny_clip.write(tmp_path / 'clip')
   config = config_of(tmp_path, **{'model.init_from': str(folder)})
   made = pairs.prepare(config)
   params = job.initial_params(made)

@@ -108,7 +108,9 @@ def defined():
     yield
 
 
-def test_a_teacher_describes_a_set(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def teacher(monkeypatch):
+  """Runs launch.describe on eleven images with a teacher of the test's own."""
   config = q_insight.get_config('smoke,arm=base')
   config.photos.train, config.eval.batch_size = 11, 8
   asked = []
@@ -116,6 +118,8 @@ def test_a_teacher_describes_a_set(tmp_path, monkeypatch, capsys):
   def speak(model, weights, prompts, settings, *, samples, seeds, detokenize):
     assert prompts['tokens'].shape[0] == len(seeds) == 8
     assert settings.temperature == 1 and settings.top_p == 1
+    if teacher.killed_at == len(asked):
+      raise KeyboardInterrupt
     asked.append(seeds)
     # Of each image one sample says nothing that can be used.
     texts = [
@@ -132,18 +136,25 @@ def test_a_teacher_describes_a_set(tmp_path, monkeypatch, capsys):
     lambda made, path, mesh: (None, path),
   )
   monkeypatch.setattr(flags.FLAGS['config'], '_value', config)
-  found = {}
-  for kind in ('image', 'described'):
-    path = tmp_path / f'{kind}.json'
-    given = dict(
-      checkpoint='teacher', set='A', output=str(path), samples=3, rows=kind
-    )
-    with flagsaver.flagsaver(**given):
+
+  def run(path, **given):
+    usual = dict(checkpoint='teacher', set='A', output=str(path), samples=3)
+    with flagsaver.flagsaver(**usual | given):
       describe._run()
-    found[kind] = json.loads(path.read_text())
-  records = found['image']
-  assert len(records) == 11 and len(found['described']) == 22
+    return json.loads(path.read_text())
+
+  teacher = types.SimpleNamespace(
+    run=run, asked=asked, killed_at=None, config=config
+  )
+  return teacher
+
+
+def test_a_teacher_describes_a_set(teacher, tmp_path, capsys):
+  records = teacher.run(tmp_path / 'image.json')
+  each = teacher.run(tmp_path / 'described.json', rows='described')
+  assert len(records) == 11 and len(each) == 22
   # Every image has a seed of its own, the same in every run.
+  asked = teacher.asked
   thoughts = [record['description'] for record in records]
   assert len(set(thoughts)) == 11
   np.testing.assert_array_equal(np.stack(asked[:2]), np.stack(asked[2:]))
@@ -151,3 +162,25 @@ def test_a_teacher_describes_a_set(tmp_path, monkeypatch, capsys):
   assert all(1 <= record['gt_score_norm'] <= 5 for record in records)
   output = ' '.join(capsys.readouterr().out.split())
   assert 'samples left out: 11: no think span' in output
+
+
+def test_a_teacher_that_was_killed_is_asked_nothing_twice(teacher, tmp_path):
+  whole = teacher.run(tmp_path / 'whole.json')
+  teacher.asked.clear()
+  teacher.killed_at = 1
+  path = tmp_path / 'descriptions' / 'a.json'
+  with pytest.raises(KeyboardInterrupt):
+    teacher.run(path)
+  assert len(teacher.asked) == 1 and not path.exists()
+  teacher.killed_at = None
+  assert teacher.run(path) == whole and len(teacher.asked) == 2
+  assert (tmp_path / 'whole.json').read_bytes() == path.read_bytes()
+  # Nothing is asked for another form of the same file.
+  assert len(teacher.run(path, rows='described')) == 22
+  assert len(teacher.asked) == 2
+  with pytest.raises(ValueError, match='samples: 3 there, 2 now'):
+    teacher.run(path, samples=2)
+  lines = path.with_name('a.json.asked') / 'predictions.jsonl'
+  lines.write_text(lines.read_text().replace('"A/3"', '"A/77"'))
+  with pytest.raises(ValueError, match="describes 'A/77' where .* 'A/3'"):
+    teacher.run(path)

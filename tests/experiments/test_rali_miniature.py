@@ -1,17 +1,26 @@
 """The miniature of Q-Insight: a chain of two arms, its tables and sentences."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from etils import epath
 
 from experiments.miniature import Arm, Outcome
-from experiments.rali import measure, miniature, q_insight
+from experiments.rali import (
+  chains,
+  measure,
+  miniature,
+  parts,
+  q_insight,
+  readings,
+)
 from launch import arms as launch_arms
 from launch import reproduce
 from launch import train as training
 from vlm.train.checkpoint import Checkpoints
 
-METHOD = 'GRPO, think, score + degradation'
+METHOD = chains.TEACHER
 
 
 def _config(arm):
@@ -31,8 +40,8 @@ def made(tmp_path_factory):
   root = epath.Path(tmp_path_factory.mktemp('reproduce'))
   # The method stands first: what it starts from has to go before it.
   chain = [
-    Arm(METHOD, 0, _config('score_degradation'), miniature.BASE),
-    Arm(miniature.BASE, 0, _config('base')),
+    Arm(METHOD, 0, _config('score_degradation'), chains.BASE),
+    Arm(chains.BASE, 0, _config('base')),
   ]
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(miniature, 'arms', lambda seeds, thorough: chain)
@@ -60,11 +69,11 @@ def test_tables_and_sentences(made):
   for table in summary.tables[:2]:
     assert [row[0] for row in table.rows] == [
       METHOD,
-      miniature.BASE,
+      chains.BASE,
       'latent quality (bound)',
     ]
     assert float(table.rows[-1][2]) > 0.8
-  photographs = summary.tables[-1]
+  (photographs,) = (t for t in summary.tables if 'real' in t.title)
   assert photographs.header == [
     'arm',
     'blur',
@@ -75,40 +84,87 @@ def test_tables_and_sentences(made):
   ]
   for row in photographs.rows:
     assert all(0 <= float(cell) <= 1 for cell in row[1:])
-  (sentence,) = summary.findings
+  sentence, learnt, *others = summary.findings
   assert 'one seed decides nothing' in sentence and 'against "base"' in sentence
+  assert 'reward of the answer from' in learnt
+  for arm in (METHOD, chains.BASE):
+    told = f'"{arm}", rated from its reasoning without the image'
+    assert sum(other.startswith(told) for other in others) == 1
+  (removal,) = (t for t in summary.tables if 'without the image' in t.title)
+  assert [row[0] for row in removal.rows] == [METHOD, chains.BASE]
+  (halves,) = (t for t in summary.tables if t.title.startswith('tower and'))
+  assert [row[1] for row in halves.rows] == [
+    'tower of the start', 'decoder of the start', 'its own',
+  ]  # fmt: skip
+  captions = [picture.caption for picture in summary.pictures]
+  assert captions[0].startswith('Mean reward') and len(captions) == 3
 
 
-def test_an_arm_without_its_start_is_an_error():
+def test_an_arm_without_what_it_needs_is_an_error():
   alone = [
     Arm('x', 1, _config('score'), 'base'),
     Arm('base', 0, _config('base')),
   ]
-  with pytest.raises(ValueError, match="'x', seed 1, starts from 'base'"):
+  with pytest.raises(ValueError, match=r"'x', seed 1, needs \['base'\]"):
     launch_arms.stages(alone, epath.Path('/nowhere'))
+  circle = [
+    Arm('x', 0, _config('score'), 'y'),
+    Arm('y', 0, _config('score'), needs={'described.A': 'x'}),
+  ]
+  with pytest.raises(ValueError, match='or waiting itself'):
+    launch_arms.stages(circle, epath.Path('/nowhere'))
 
 
-def test_every_arm_of_the_miniature_has_its_start():
-  for seeds in (1, 3):
-    made = miniature.arms(seeds, False)
-    first, second = launch_arms.stages(made, epath.Path('/nowhere'))
-    assert {arm.name for arm in first} == {miniature.BASE, miniature.SILENT}
-    assert len(first) == 2 * seeds and len(first + second) == len(made)
-    for arm in second:
-      rewarded = arm.config.objective == 'grpo'
-      assert rewarded == arm.name.startswith(('GRPO', 'VisualQuality'))
-      silent = arm.start == miniature.SILENT
-      assert arm.config.iqa.think == (not silent)
-  names = {name for pair in miniature.CLAIMS for name in pair}
-  assert names <= set(miniature.NAMES)
+@pytest.mark.parametrize('thorough', [False, True])
+def test_every_arm_of_the_miniature_has_what_it_needs(thorough):
+  made = miniature.arms(2, thorough)
+  names = {arm.name for arm in made}
+  assert names == {
+    n for n, link in chains.LINKS.items() if thorough or not link.thorough
+  }
+  root = epath.Path('/nowhere')
+  order = launch_arms.stages(made, root)
+  assert sum(map(len, order)) == len(made) == 2 * len(names)
+  first = {chains.BASE, chains.CLIP}
+  first |= {chains.SILENT, chains.BLIND} if thorough else set()
+  assert {arm.name for arm in order[0]} == first
+  folders = {launch_arms._folder(arm, root): arm for arm in made}
+  assert len(folders) == len(made)
+  for arm in made:
+    config = arm.config
+    rewarded = config.objective == 'grpo'
+    assert rewarded == arm.name.startswith(('GRPO', 'VisualQuality'))
+    # Where a field says it comes from is where its own seed's arm is kept.
+    for field, name in arm.reads.items():
+      section, _, key = field.rpartition('.')
+      held = config[section][key] if section else config[key]
+      other = folders[epath.Path(held)]
+      assert (other.name, other.seed) == (name, arm.seed)
+      if section == 'described':
+        assert key in other.config.measure.describe
+        assert other.config.iqa.think
+    if arm.start == chains.SILENT:
+      assert not config.iqa.think
+    if config.objective in ('sft', 'grpo'):
+      blind = arm.name in (chains.BLIND, chains.BLIND_TEACHER)
+      assert config.iqa.bottleneck == blind
 
 
-def _outcome(name, seed, srcc, other):
+def test_what_claims_compare_exists():
+  compared = {name for pair in miniature.CLAIMS for name in pair}
+  compared |= {name for pair in parts.POOLED_CLAIMS for name in pair}
+  compared |= {name for name, _ in parts.CASES.values()}
+  compared |= {*chains.POOLED, *chains.NUMBERS}
+  compared |= {name for pair in chains.BOTTLENECKS for name in pair}
+  assert compared <= set(chains.LINKS)
+
+
+def _outcome(name, seed, srcc, other, measured=None):
   scores = lambda value: {
     'scores': {'srcc': [value, 0, 1], 'plcc': [value, 0, 1]}
   }
   sets = {'A': scores(srcc), 'B': scores(other), 'C': scores(np.nan)}
-  return Outcome(Arm(name, seed, None), sets, [], 1.0)
+  return Outcome(Arm(name, seed, None), sets, [], 1.0, measured or {})
 
 
 def test_differences_are_paired_by_seed_and_may_say_no():
@@ -119,8 +175,8 @@ def test_differences_are_paired_by_seed_and_may_say_no():
   # The undefined set counts nothing, for both.
   assert '+0.100 SRCC out of domain (+0.050 to +0.150 over 3 seeds)' in said
   assert '-0.100 in domain: replicated with every seed' in said
-  assert miniature.verdict([0.1, -0.1]).startswith('did not replicate: seeds')
-  assert 'other way round' in miniature.verdict([-0.1, -0.2])
+  assert readings.verdict([0.1, -0.1]).startswith('did not replicate: seeds')
+  assert 'other way round' in readings.verdict([-0.1, -0.2])
 
 
 def test_crops_are_the_same_at_every_level():
@@ -129,3 +185,87 @@ def test_crops_are_the_same_at_every_level():
   assert all(crop.shape == (32, 32, 3) for crop in first)
   for one, other in zip(first, second):
     np.testing.assert_array_equal(one + 1, other)
+
+
+def _tower(name, seed, full, cases):
+  scores = lambda a, b: {
+    'A': {'srcc': a, 'plcc': a},
+    'B': {'srcc': b, 'plcc': b},
+    'C': {'srcc': None, 'plcc': None},
+  }
+  measured = {
+    'rali': {'cases': {case: scores(*two) for case, two in cases.items()}},
+    'cost': {'parameters': 40, 'seconds': 0.003, 'features': 0.001},
+  }
+  return _outcome(name, seed, *full, measured)
+
+
+def test_the_ablation_and_the_cost_of_rali():
+  cases = {'full': (0.9, 0.6), 'no PCA': (0.8, 0.2), 'no bins': (0.9, 0.7)}
+  cases['no fit'] = (0.7, 0.6)
+  runs = [_tower(chains.RALI, 0, (0.9, 0.6), cases)]
+  runs += [_tower(chains.CLIP, 0, (0.8, 0.4), cases | {'full': (0.8, 0.4)})]
+  drawn = {n: {'srcc': 0.8, 'plcc': 0.8} for n in 'ABC'}
+  said = {
+    'drawn': drawn,
+    'cost': {'parameters': 400, 'seconds': 0.021, 'features': 0.001},
+  }
+  runs += [_outcome(chains.TEACHER, 0, 0.8, 0.5, said)]
+  table = parts.ablation(runs)
+  cells = {row[0]: row[1:] for row in table.rows}
+  # The undefined set counts 0; the run without descriptions is not there.
+  assert cells['6 full'] == ['0.900', '0.900', '0.300', '0.300']
+  assert cells['1 no alignment'][-1] == '0.200'
+  assert cells['no alignment, no score fit'][1] == '0.700'
+  assert cells['its teacher, mean of draws'][-1] == '0.800'
+  assert not any('seed augmentation' in name for name in cells)
+  ratio = parts.costs(runs).rows[-1]
+  assert ratio[1:] == ['0.100', '0.143', 'without: 0.100']
+  near, far, *by_part = parts.sentences(runs)
+  assert '+0.050 SRCC out of domain' in near and ': within 0.03' in near
+  assert '-0.500 SRCC out of domain' in far and 'not within 0.03' in far
+  assert [line.split('"')[1] for line in by_part] == [
+    '1 no alignment',
+    '2 no PCA',
+    '3 no bins',
+    '5 no score fit',
+  ]
+  assert '+0.200 SRCC out of domain' in by_part[1]
+  assert parts.ablation(runs[2:]) is None and parts.costs(runs[:1]) is None
+
+
+def test_pooled_families_are_compared_on_the_family_of_none():
+  measured = {'photographs': {'all': {'pairs': 0.6}}}
+
+  def outcome(name, inside, outside):
+    run = _outcome(name, 0, inside, inside, measured)
+    scores = lambda value: {'scores': {'srcc': value}}
+    sets = {n: scores(inside) for n in 'ABCD'} | {'E': scores(outside)}
+    return dataclasses.replace(run, sets=sets)
+
+  runs = [outcome(chains.RACT, 0.5, 0.7), outcome(chains.MIXED, 0.9, 0.4)]
+  assert parts.pooled(runs[1:]) is None
+  table = parts.pooled(runs)
+  assert table.header == ['arm', *'ABCDE', 'mean A-D', 'photographs']
+  rows = {row[0]: row[1:] for row in table.rows}
+  assert rows[chains.RACT] == [*['0.500'] * 4, '0.700', '0.500', '0.600']
+  (said,) = parts.sentences(runs)
+  assert (
+    '+0.300 SRCC on the family of none (one seed), -0.400 on A to D' in said
+  )
+
+
+def test_rewards_that_rose_are_told_from_those_that_did_not():
+  def run(name, ends):
+    log = [
+      {'rollout/reward/answer': answer, 'rollout/reward/format': 0.9}
+      for answer in ends
+    ]
+    return dataclasses.replace(_outcome(name, 0, 0.5, 0.5), history=log)
+
+  rose = run(chains.TEACHER, [0.2, 0.1, 0.5])
+  kept = run(chains.PLAIN_TEACHER, [0.3, 0.9, 0.4])
+  first, second = parts.sentences([rose, kept])
+  assert chains.PLAIN_TEACHER in first and '0.30 to 0.40' in first
+  assert 'did not double; of the format 0.90' in first
+  assert 'from 0.20 to 0.50' in second and ': doubled;' in second

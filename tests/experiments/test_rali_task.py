@@ -28,7 +28,10 @@ def test_every_config_is_made(arm, size):
     return
   config = q_insight.get_config(f'{size},arm={arm}')
   supervised = arm in q_insight.SUPERVISED
-  assert config.objective == ('sft' if supervised else 'grpo')
+  objective = 'sft' if supervised else 'grpo'
+  if arm == 'sft_regression':
+    objective = 'regression'
+  assert config.objective == objective
   single = supervised or arm in ('score', 'rank', 'no_think_score')
   if arm not in q_insight.BASES:
     assert bool(config.sets.degradations) == (not single)

@@ -1,5 +1,6 @@
 """Two processes answer a benchmark as one does."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -7,7 +8,7 @@ import sys
 
 import pytest
 
-from tests import benchmark_files, depth_files, tiny_checkpoint
+from tests import benchmark_files, depth_files, iqa_files, tiny_checkpoint
 from tests.multiprocess.test_two_processes import free_port
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
@@ -85,3 +86,29 @@ def test_two_processes_ask_about_pixels_as_one(files, tmp_path):
     for name in ('one', 'two')
   )
   assert one == two and one.count('corrupt image') == 3
+
+
+def test_two_processes_draw_as_one(files, tmp_path):
+  """A question's draws depend on its place, not on who prepared it."""
+  data = iqa_files.write_koniq(tmp_path / 'data')
+  (data / 'KONIQ/images/8.png').unlink()
+  wording = iqa_files.write_json(
+    tmp_path / 'wording.json', {'system': '', 'score': 'how good?'}
+  )
+  usual = dict(
+    benchmark='iqa', data=data, sets='koniq', draws=3, think=False,
+    wording=wording, max_new_tokens=3, batch_size=4,
+  )  # fmt: skip
+  finish([start(files, tmp_path / 'one', usual=usual)])
+  finish(start_two(files, tmp_path / 'two', usual=usual))
+  one, two = (
+    (tmp_path / name / 'predictions.jsonl').read_text()
+    for name in ('one', 'two')
+  )
+  assert one == two
+  records = [json.loads(line) for line in one.splitlines()]
+  problems = [r['problem'].split(':')[0] for r in records if r['problem']]
+  assert problems == ['missing image']
+  drawn = [r['drawn'] for r in records if not r['problem']]
+  assert len(drawn) == 5 and all(len(texts) == 3 for texts in drawn)
+  assert len({tuple(texts) for texts in drawn}) == 5

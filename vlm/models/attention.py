@@ -20,6 +20,9 @@ from jaxtyping import Array, Float, Int
 
 from vlm.models import partition
 
+# Flags that a segment id may carry: keys of visual tokens, and queries that do
+# not see them (vlm/methods/rali/bottleneck.py). Ids themselves are smaller.
+VISUAL, BLIND = 1 << 28, 1 << 29
 # Below this length the T x S scores are small and XLA fuses them well.
 SPLASH_MIN_LENGTH = 1024
 # The TPU kernel tiles queries and keys in blocks of whole lanes.
@@ -75,12 +78,23 @@ def attention(
   return _xla(q, k, v, segment_ids, causal, q_offset)
 
 
+def sees(q_ids: Int[Array, '...'], kv_ids: Int[Array, '...']) -> jax.Array:
+  """Whether a query sees a key by their segment ids, which broadcast.
+
+  Ids of one segment do, but for a query marked `BLIND` and a key marked
+  `VISUAL`; the TPU kernel knows no marks.
+  """
+  of = lambda ids: ids & (VISUAL - 1)
+  visual = (kv_ids >= VISUAL) & (kv_ids < BLIND)
+  return (of(q_ids) == of(kv_ids)) & ~((q_ids >= BLIND) & visual)
+
+
 def scores_mask(segment_ids, causal, q_offset, queries: int, keys: int):
   """Boolean mask [B or 1, T, S], or None when every query sees every key."""
   mask = None
   if segment_ids is not None:
     q_ids, kv_ids = segment_ids
-    mask = q_ids[:, :, None] == kv_ids[:, None, :]
+    mask = sees(q_ids[:, :, None], kv_ids[:, None, :])
   if causal:
     slots = q_offset + jnp.arange(queries)
     order = (slots[:, None] >= jnp.arange(keys)[None, :])[None]
@@ -154,7 +168,7 @@ def last_row(
   scores = jnp.einsum(
     'BKGH,BSKH->BKGS', q, k, preferred_element_type=jnp.float32
   )
-  seen = segment_ids[:, -1:] == segment_ids
+  seen = sees(segment_ids[:, -1:], segment_ids)
   scores = jnp.where(seen[:, None, None], scores / math.sqrt(h), -jnp.inf)
   return jax.nn.softmax(scores, axis=-1).reshape(b, n, t)
 

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vlm.models.attention import sees
 from vlm.models.partition import constrain
 
 MASKED = -1e30
@@ -164,7 +165,7 @@ def attend(
   )
   k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B, K, n, H]
   own_k, own_v = cache['own_k'], cache['own_v']
-  seen = segment_ids[:, :, None] == cache['segment_ids'][:, None]
+  seen = sees(segment_ids[:, :, None], cache['segment_ids'][:, None])
   said = jnp.arange(own_k.shape[3]) < cache['filled']
   parts = (
     jnp.where(

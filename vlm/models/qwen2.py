@@ -407,6 +407,10 @@ class LanguageModel:
     """Where a visual token stands; here nowhere."""
     return jnp.zeros(tokens.shape, bool)
 
+  def said_ids(self, tokens: Int[Array, '... T']) -> Int[Array, '... T']:
+    """Segment ids of tokens said behind a prompt; see `attention.sees`."""
+    return jnp.ones_like(tokens)
+
   def decode(
     self,
     params: Params,

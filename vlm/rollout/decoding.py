@@ -126,13 +126,14 @@ def decode(
     return (state['step'] < limit) & ~state['done'].all()
 
   def advance(state: State) -> State:
-    last = jax.lax.dynamic_index_in_dim(
-      state['tokens'], state['step'] - 1, axis=2, keepdims=False
+    newest = lambda x: jax.lax.dynamic_index_in_dim(
+      x, state['step'] - 1, axis=2, keepdims=False
     )
+    last = newest(state['tokens'])
     position = state['position'] + 1
     x = model.embed(params, last)
     cache = branches.united(prefix, state['cache'])
-    ids = jnp.ones_like(last)
+    ids = newest(model.said_ids(state['tokens']))
     hidden, cache = model.decode(params, x, position, ids, cache)
     state = state | {'cache': branches.divided(cache)[1], 'position': position}
     return _draw(model, params, hidden, state, constraint, settings)

@@ -149,9 +149,8 @@ def _continued(model, params, prompts: Inputs, targets, said) -> Inputs:
   group = len(targets) // len(prompts.x)
   spread = lambda x: jnp.repeat(x, group, axis=0)
   x = jnp.concatenate([spread(prompts.x), model.embed(params, targets)], axis=1)
-  segments = jnp.concatenate(
-    [spread(prompts.segment_ids), said.astype(jnp.int32)], axis=1
-  )
+  own = jnp.where(said, model.said_ids(targets), 0)
+  segments = jnp.concatenate([spread(prompts.segment_ids), own], axis=1)
   positions, places = prompts.positions, jnp.arange(1, targets.shape[1] + 1)
   real = (prompts.segment_ids != 0).reshape(
     *prompts.segment_ids.shape, *[1] * (positions.ndim - 2)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
 from vlm.models.functional import Params
 from vlm.models.visual import VisionLanguageModel
@@ -27,10 +28,12 @@ class Answers(NamedTuple):
   Attributes:
     tokens: int32 [B, G]; behind an end stands the first of the EOS ids.
     logprobs: float32 [B, G], of each token; 0 behind an end.
+    strayed: bool [B, G], the likeliest token was not allowed.
   """
 
   tokens: jax.Array
   logprobs: jax.Array
+  strayed: jax.Array
 
 
 @functools.partial(
@@ -44,6 +47,7 @@ def answers(
   length: int,
   eos_ids: tuple[int, ...],
   masked: bool = False,
+  allowed: Bool[Array, 'G V'] | None = None,
 ) -> Answers:
   """The likeliest answer behind each row, token by token.
 
@@ -55,6 +59,8 @@ def answers(
     eos_ids: what ends an answer.
     masked: hide the keys of placeholders from the last token of the rows, and
       from all that follow.
+    allowed: tokens among which each is the likeliest; a model that loses the
+      shape of an answer without its image may still know the score.
   """
   inputs = model.inputs(params, dict(batch))
   rows, slots = inputs.segment_ids.shape
@@ -72,31 +78,41 @@ def answers(
     image = jnp.pad(image, ((0, 0), (0, length)))
     ids = cache['segment_ids']
     cache = cache | {'segment_ids': jnp.where(image, 0, ids)}
-  positions, ones = inputs.positions, jnp.ones((rows, 1), jnp.int32)
+  # What follows sees what the last token of the rows sees.
+  positions, own = inputs.positions, inputs.segment_ids[:, -1:]
   x, where = inputs.x[:, -1:], positions[:, -1:]
-  hidden, cache = model.decode(params, x, where, ones, cache)
+  hidden, cache = model.decode(params, x, where, own, cache)
   last = positions.reshape(rows, -1).max(axis=1)[:, None]
 
-  def step(carry, number):
+  def step(carry, now):
     hidden, cache, done = carry
-    token, logprob = _likeliest(model, params, hidden)
+    number, among = now
+    token, logprob, strayed = _likeliest(model, params, hidden, among)
     token = jnp.where(done, eos_ids[0], token)
-    said = token[:, 0], jnp.where(done, 0, logprob)[:, 0]
+    logprob, strayed = jnp.where(done, 0, logprob), strayed & ~done
+    said = token[:, 0], logprob[:, 0], strayed[:, 0]
     done |= jnp.isin(token, jnp.asarray(eos_ids))
     x = model.embed(params, token)
-    hidden, cache = model.decode(params, x, last + 1 + number, ones, cache)
+    hidden, cache = model.decode(params, x, last + 1 + number, own, cache)
     return (hidden, cache, done), said
 
   start = hidden, cache, jnp.zeros((rows, 1), bool)
-  _, (tokens, logprobs) = jax.lax.scan(step, start, jnp.arange(length))
-  return Answers(tokens.T, logprobs.T)
+  if allowed is None:
+    allowed = jnp.ones((length, model.decoder_config.vocab_size), bool)
+  _, said = jax.lax.scan(step, start, (jnp.arange(length), allowed))
+  return Answers(*(x.T for x in said))
 
 
-def _likeliest(model, params, hidden) -> tuple[jax.Array, jax.Array]:
-  """Token [B, 1] and its log-probability; placeholders are never said."""
+def _likeliest(model, params, hidden, among) -> tuple[jax.Array, ...]:
+  """Token [B, 1], its log-probability, and whether another was likelier.
+
+  Placeholders are never said.
+  """
   logits = model.logits(params, hidden)
   placeholder = model.is_placeholder(jnp.arange(logits.shape[-1])[None])
-  token = jnp.where(placeholder, -jnp.inf, logits).argmax(axis=-1)
+  sayable = jnp.where(placeholder, -jnp.inf, logits)
+  token = jnp.where(among, sayable, -jnp.inf).argmax(axis=-1)
+  strayed = token != sayable.argmax(axis=-1)
   logprobs = jax.nn.log_softmax(logits, axis=-1)
   logprob = jnp.take_along_axis(logprobs, token[..., None], -1)[..., 0]
-  return token.astype(jnp.int32), logprob
+  return token.astype(jnp.int32), logprob, strayed

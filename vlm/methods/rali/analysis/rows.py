@@ -15,6 +15,7 @@ def continued(
   prompts: Mapping[str, Any],
   parts: Sequence[Sequence[int]],
   rows: Sequence[int] | None = None,
+  length: int = 0,
 ) -> Batch:
   """Rows of a prompt and tokens behind it, padded on the left.
 
@@ -23,6 +24,8 @@ def continued(
       [B, T] or [B, T, 3], pixels and plan (see `data.examples`).
     parts: [N] token ids behind a prompt.
     rows: [N] the prompt of each; one part for each prompt if left out.
+    length: tokens of a row, more where one is longer; batches of one length
+      share a compilation.
 
   Returns:
     The same keys for N rows, and positions: behind a prompt they count on from
@@ -39,7 +42,7 @@ def continued(
     _joined(tokens[row, real[row]], positions[row, real[row]], part)
     for row, part in zip(rows, parts, strict=True)
   ]
-  length = max(len(ids) for ids, _ in made)
+  length = max([length, *(len(ids) for ids, _ in made)])
   pad = lambda x: np.pad(
     x, [(length - len(x), 0)] + [(0, 0)] * (x.ndim - 1)
   ).astype(np.int32)
@@ -55,22 +58,28 @@ def continued(
 
 
 def without_image(
-  model: VisionLanguageModel, batch: Mapping[str, Any]
+  model: VisionLanguageModel, batch: Mapping[str, Any], length: int = 0
 ) -> Batch:
   """The same texts encoded anew, as if there had been no image.
 
   Placeholders leave the rows, positions are counted again, pixels and plan are
-  gone: nothing of the image is left for a hidden state to carry.
+  gone: nothing of the image is left for a hidden state to carry. `length` is
+  that of `continued`.
   """
   tokens = np.asarray(batch['tokens'])
   kept = np.asarray(batch['segment_ids']) != 0
   kept &= ~np.asarray(model.is_placeholder(jnp.asarray(tokens)))
   texts = [row[stays].tolist() for row, stays in zip(tokens, kept)]
+  return alone(texts, length)
+
+
+def alone(texts: Sequence[Sequence[int]], length: int = 0) -> Batch:
+  """Rows of tokens with nothing before them; see `continued`."""
   none = {
     'tokens': np.zeros((len(texts), 0), np.int32),
     'segment_ids': np.zeros((len(texts), 0), np.int32),
   }
-  return continued(none, texts)
+  return continued(none, texts, length=length)
 
 
 def _joined(ids: np.ndarray, positions: np.ndarray, part: Any):

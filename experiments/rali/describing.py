@@ -1,0 +1,48 @@
+"""Has a teacher of the miniature describe its training photographs."""
+
+import json
+from typing import Any
+
+from experiments.rali import described, sets
+from vlm.methods.rali.descriptions import describe
+
+
+def write(config: Any, rater: Any) -> dict[str, Any]:
+  """Has the families of `config.measure.describe` described, and keeps it.
+
+  Args:
+    config: the run's; its `workdir` gets the files.
+    rater: a `measure.Rater`.
+
+  Returns:
+    {family: {'records', 'silent', 'distinct', 'dropped'}}: photographs with a
+    description, without one, different texts, and completions that had none, by
+    reason.
+  """
+  found = {}
+  for family in config.measure.describe:
+    rows = sets.open_set(config, family, 'train')
+    said = _completions(rater, rows, config)
+    made = describe([rows[n] for n in range(len(rows))], said)
+    text = json.dumps(made.records)
+    described.path_of(config.workdir, family).write_text(text)
+    texts = {t for record in made.records for t in record['descriptions']}
+    found[family] = {
+      'records': len(made.records),
+      'silent': made.silent,
+      'distinct': len(texts),
+      'dropped': dict(made.dropped),
+    }
+  return found
+
+
+def _completions(rater, rows, config) -> list[list[str]]:
+  size, found = config.eval.batch_size, []
+  for start in range(0, len(rows), size):
+    stop = min(start + size, len(rows))
+    images = [rows[number]['image'] for number in range(start, stop)]
+    # One static shape: a short last batch repeats its last picture.
+    images += images[-1:] * (size - len(images))
+    said = rater.said(images, config.measure.samples, start)
+    found += said[: stop - start]
+  return found

@@ -26,6 +26,7 @@ from vlm.sharding import mesh as mesh_lib
 
 POLL_SECONDS = 0.5
 SAVE_SECONDS = 60
+CACHE = 'compiled'  # of the folder of all arms
 
 Progress = Callable[[Arm, int], None]
 
@@ -59,6 +60,8 @@ def run_arms(
   Raises:
     ValueError: an arm needs one that is not among them.
   """
+  cache = str(root / CACHE)
+  _keep_compiled(cache)
   for stage in stages(arms, root):
     missing = [arm for arm in stage if not _kept(arm, root).exists()]
     if workers == 1:
@@ -66,7 +69,8 @@ def run_arms(
         run_arm(arm, root, lambda row, arm=arm: progress(arm, row['step']))
         progress(arm, arm.config.steps)
     elif missing:
-      _run_in_processes(missing, root, min(workers, len(missing)), progress)
+      count = min(workers, len(missing))
+      _run_in_processes(missing, root, count, progress, cache)
   outcomes = []
   for arm in arms:
     progress(arm, arm.config.steps)
@@ -135,14 +139,23 @@ def run_arm(
   _write_whole(_kept(arm, root), json.dumps(found))
 
 
-def _run_in_processes(arms, root, workers, progress) -> None:
+def _keep_compiled(folder: str) -> None:
+  """Arms differ in data and rates, and compile the same programs.
+
+  A folder that was chosen before is kept.
+  """
+  if not jax.config.jax_compilation_cache_dir:
+    jax.config.update('jax_compilation_cache_dir', folder)
+
+
+def _run_in_processes(arms, root, workers, progress, cache) -> None:
   # XLA takes fresh memory for every step; huge pages make that a tenth cheaper.
   os.environ.setdefault('GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1')
   # Spawned, not forked: JAX's threads do not survive a fork.
   context = multiprocessing.get_context('spawn')
   threads = max(1, len(_cores()) // workers)
   with concurrent.futures.ProcessPoolExecutor(
-    workers, context, _start_worker, (threads,)
+    workers, context, _start_worker, (threads, cache)
   ) as pool:
     running = {pool.submit(run_arm, arm, root): arm for arm in arms}
     try:
@@ -161,13 +174,14 @@ def _run_in_processes(arms, root, workers, progress) -> None:
       raise
 
 
-def _start_worker(threads: int) -> None:
+def _start_worker(threads: int, cache: str) -> None:
   """Quiet, and with a thread pool of the given size.
 
   XLA sizes its pool by the cores it may use when it starts; afterwards the
   process may use all of them, so that none is idle while an arm waits.
   """
   console.quiet()
+  _keep_compiled(cache)
   threading.Thread(target=leave_with_parent, daemon=True).start()
   cores = _cores()
   if not cores:

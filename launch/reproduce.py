@@ -71,7 +71,7 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'seeds', None, 'Seeds per arm; 1, or 3 when thorough.', lower_bound=1
   )
-  flags.DEFINE_bool('thorough', False, 'Three seeds.')
+  flags.DEFINE_bool('thorough', False, 'All arms, three seeds.')
   flags.DEFINE_integer(
     'workers',
     None,

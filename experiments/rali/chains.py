@@ -1,10 +1,12 @@
 """The runs of the miniature of RALI, and which of them start from which.
 
-Quick: what teaches family A, by words, by rewards and by squared error, and one
-RALI from pre-training to a scorer. Thorough, besides: VisualQuality-R1, RALI
-without seed augmentation and from the weaker teacher, and RACT: teachers of
-three more families, what they say as one pool, and the same families mixed
-without descriptions; and models whose answers never see the image.
+Quick: the base, a regression head on it, the teacher, and one RALI from its
+pre-training to a scorer, with its control. Thorough, besides: the rest of the
+grid {think, no think} x {score, score + degradation} and of the supervised
+peers, VisualQuality-R1, RALI without seed augmentation and from the weaker
+teacher, and RACT: teachers of three more families, what they say as one pool,
+and the same families mixed without descriptions; and models whose answers never
+see the image.
 """
 
 import dataclasses
@@ -74,16 +76,21 @@ _tower = functools.partial(_of, towers)
 _describing = lambda family: {'measure.describe': (family,)}
 _on = lambda *names: {'sets.train': names}
 _both_on = lambda *names: _on(*names) | {'sets.degradations': names}
+_single = lambda family: (
+  _both_on(family) | _describing(family) | {'sets.eval': (family,)}
+)
 
 LINKS = {
   BASE: Link(_vlm('base')),
-  SILENT: Link(_vlm('base_no_think')),
-  WORDS: Link(_vlm('sft_score'), SILENT),
-  HEAD: Link(_vlm('sft_regression'), SILENT),
-  PLAIN_TEACHER: Link(_vlm('score', _describing('A')), BASE),
+  SILENT: Link(_vlm('base_no_think'), thorough=True),
+  WORDS: Link(_vlm('sft_score'), SILENT, thorough=True),
+  HEAD: Link(_vlm('sft_regression'), BASE),
   TEACHER: Link(_vlm('score_degradation', _describing('A')), BASE),
-  'GRPO, no think, score': Link(_vlm('no_think_score'), SILENT),
-  'GRPO, no think, score + degradation': Link(_vlm('no_think'), SILENT),
+  PLAIN_TEACHER: Link(_vlm('score', _describing('A')), BASE, thorough=True),
+  'GRPO, no think, score': Link(_vlm('no_think_score'), SILENT, thorough=True),
+  'GRPO, no think, score + degradation': Link(
+    _vlm('no_think'), SILENT, thorough=True
+  ),
   CLIP: Link(_tower('captions')),
   MSE: Link(_tower('mse'), CLIP),
   RALI: Link(_tower('align'), CLIP, {'described.A': TEACHER}),
@@ -101,7 +108,7 @@ LINKS = {
   ),
   **{
     name: Link(
-      _vlm('score_degradation', _both_on(family) | _describing(family)),
+      _vlm('score_degradation', _single(family)),
       BASE,
       # Their halves are exchanged: E4 of the specification.
       {'measure.partner': TEACHER},
@@ -112,9 +119,7 @@ LINKS = {
   MIXED: Link(
     _vlm('score_degradation', _both_on(*FAMILIES)), BASE, thorough=True
   ),
-  MIXED_HEAD: Link(
-    _vlm('sft_regression', _on(*FAMILIES)), SILENT, thorough=True
-  ),
+  MIXED_HEAD: Link(_vlm('sft_regression', _on(*FAMILIES)), BASE, thorough=True),
   RACT: Link(
     _of(ract),
     TEACHER,

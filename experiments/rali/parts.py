@@ -26,6 +26,7 @@ from experiments.rali.readings import (
 
 # How near to its teacher RALI shall be, SRCC out of domain (spec 9.3).
 NEAR = 0.03
+REWARD = 'rollout/reward'  # in the log of a run
 # Row -> (the run, the case of its ablation), in the paper's order.
 CASES = {
   '1 no alignment': (chains.CLIP, 'full'),
@@ -117,7 +118,7 @@ def costs(outcomes: Sequence[Outcome]) -> Table | None:
 
 def pooled(outcomes: Sequence[Outcome]) -> Table | None:
   """Runs on several families: in domain, and on the family of none."""
-  names = (chains.TEACHER, *chains.POOLED)
+  names = (chains.TEACHER, chains.MIXED, chains.MIXED_HEAD, chains.RACT)
   found = {name: seeds_of(outcomes, name) for name in names}
   if not found[chains.RACT]:
     return None
@@ -155,10 +156,10 @@ def _learning(outcomes) -> list[str]:
     if not runs:
       continue
     first, last = (
-      np.mean([run.history[row]['rollout/reward/answer'] for run in runs])
+      np.mean([run.history[row][f'{REWARD}/answer'] for run in runs])
       for row in (0, -1)
     )
-    shape = np.mean([run.history[-1]['rollout/reward/format'] for run in runs])
+    shape = np.mean([run.history[-1][f'{REWARD}/format'] for run in runs])
     doubled = 'doubled' if last >= 2 * first else 'did not double'
     found.append(
       f'"{name}": reward of the answer from {first:.2f} to {last:.2f} between '

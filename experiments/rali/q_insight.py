@@ -216,6 +216,8 @@ def _small(config: ConfigDict, options: ConfigDict) -> None:
   if supervised:
     config.optimizer.warmup = 5 if smoke else 20
     config.steps, config.batch_size = (30, 16) if smoke else (500, 64)
+    if not smoke and options.arm not in BASES:
+      config.steps = 250  # ten times through a family
     return
   config.steps, config.batch_size = (4, 8) if smoke else (160, 24)
   if not smoke:

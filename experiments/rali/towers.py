@@ -57,10 +57,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     'held_out': 0.1,
   }
   config.optimizer.lr, config.optimizer.warmup = 1e-3, 2 if smoke else 20
-  config.steps, config.batch_size = (20, 16) if smoke else (1_000, 128)
+  config.steps, config.batch_size = (20, 16) if smoke else (600, 128)
   if options.arm != 'captions':
     config.sets.train = (HOME,)
-    config.steps = 8 if smoke else 300
+    config.steps = 8 if smoke else 200
     config.optimizer.lr = 5e-4
   if options.arm == 'align':
     config.contrastive.texts = 3

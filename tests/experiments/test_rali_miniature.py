@@ -125,9 +125,10 @@ def test_every_arm_of_the_miniature_has_what_it_needs(thorough):
   root = epath.Path('/nowhere')
   order = launch_arms.stages(made, root)
   assert sum(map(len, order)) == len(made) == 2 * len(names)
-  firsts = {chains.BASE, chains.SILENT, chains.CLIP}
-  firsts |= {chains.BLIND} if thorough else set()
-  assert {arm.name for arm in order[0]} == firsts
+  first = {chains.BASE, chains.CLIP} | (
+    {chains.SILENT, chains.BLIND} if thorough else set()
+  )
+  assert {arm.name for arm in order[0]} == first
   folders = {launch_arms._folder(arm, root): arm for arm in made}
   assert len(folders) == len(made)
   for arm in made:
@@ -253,3 +254,19 @@ def test_pooled_families_are_compared_on_the_family_of_none():
   assert (
     '+0.300 SRCC on the family of none (one seed), -0.400 on A to D' in said
   )
+
+
+def test_rewards_that_rose_are_told_from_those_that_did_not():
+  def run(name, ends):
+    log = [
+      {'rollout/reward/answer': answer, 'rollout/reward/format': 0.9}
+      for answer in ends
+    ]
+    return dataclasses.replace(_outcome(name, 0, 0.5, 0.5), history=log)
+
+  rose = run(chains.TEACHER, [0.2, 0.1, 0.5])
+  kept = run(chains.PLAIN_TEACHER, [0.3, 0.9, 0.4])
+  first, second = parts.sentences([rose, kept])
+  assert chains.PLAIN_TEACHER in first and '0.30 to 0.40' in first
+  assert 'did not double; of the format 0.90' in first
+  assert 'from 0.20 to 0.50' in second and ': doubled;' in second

@@ -59,7 +59,7 @@ def photograph_rates(rows: Sequence[Any] | None = None) -> dict[str, Any]:
   """Falling rates of the photographs, as of `measure.photograph_rates`.
 
   Args:
-    rows: of `SeverityRows`; all of them if left out, about a minute.
+    rows: of `SeverityRows`; all of them if left out, twenty seconds.
   """
   rows = SeverityRows() if rows is None else rows
   rows = [rows[number] for number in range(len(rows))]

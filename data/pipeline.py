@@ -41,6 +41,13 @@ Pairs of a picture and a text (data/pairs.py) have no others than these:
     text_ids  int32 [B]           equal where texts are, above 0; 0 is padding
     cut       float32 [B]         1 where the text was longer than T
 
+Sets of region features (launch/prototypes.py) have no others than these:
+
+    regions   float32 [B, I, M]   zeros where unused
+    valid     bool [B, I]
+    words     int32 [B, I]        a word of each region, -1 for none
+    caption   int32 [B, J]        or the words of a text about them, then -1
+
 B rows, T tokens, I tiles of S pixels with P tower tokens, S patches of V
 numbers, M visual tokens, K = 1 (gather) or 4 (bilinear); V videos of F temporal
 units of N tokens. Padding is on the

@@ -27,6 +27,7 @@ REASONS = (
   'no usable label',
   'bad score',
   'empty text',
+  'bad regions',
 )
 NAMED_PER_REASON = 3
 

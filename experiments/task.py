@@ -58,6 +58,19 @@ model's other objectives want, and
 
 Every record it scores has 'prediction', a number.
 
+A task of the objectives 'prototypes' and 'region_text' has neither; it has
+
+  task.train_rows()      as above
+  task.words()           (words, their vectors float32 [K, N]), of 'prototypes'
+  task.regions(row)      (features [i, M], a list of numbers of words for each
+                         region) of a row, or BadRecord
+  task.vocabulary()      words, of 'region_text'
+  task.region_caption(row, rng)  (features [i, M], numbers of a caption's words)
+
+and may have
+
+  task.evaluate(job, params, progress)  {set: records, scores, skipped}
+
 `images` are uint8 arrays [H, W, 3] or lists of frames.
 """
 

@@ -26,7 +26,7 @@ from vlm.sharding.mesh import batch_shards
 from vlm.sharding.rules import DEFAULT_RULES, flatten, match, shardings, specs
 from vlm.train.optimizer import Optimizer
 from vlm.train.state import abstract_state, state_shardings
-from vlm.train.step import Objective, make_eval_step, make_step
+from vlm.train.step import Absorb, Objective, make_eval_step, make_step
 
 # Parts of `vlm.models.flops` and the parameters that must all be frozen for a
 # part to need no gradients.
@@ -59,6 +59,7 @@ class Work:
     reference: whether the state keeps the first parameters.
     seen: what goes through the model, as `flops.blocks` counts it, where that
       is not the batch.
+    absorb: how frozen parameters follow a step, see `make_step`.
     rules: sharding table.
   """
 
@@ -72,6 +73,7 @@ class Work:
   ema: float = 0.0
   reference: bool = False
   seen: dict[str, Any] | None = None
+  absorb: Absorb | None = None
   rules: Any = DEFAULT_RULES
 
   # What a person sets `mesh` and the rows of `batch` with.
@@ -164,6 +166,7 @@ def compile_train(
     state_shardings=state_shardings(state),
     accumulate=1 if work.cached else work.accumulate,
     ema=work.ema,
+    absorb=work.absorb,
   )
   arguments = {'state': state, 'batch': placed(work.batch, mesh)}
   return compile_lowered(

@@ -66,6 +66,7 @@ def work_of(config: ConfigDict) -> aot.Work:
     ema=config.optimizer.ema,
     reference=trainer.reference(config),
     seen=trainer.seen(config, model),
+    absorb=trainer.absorb(config),
   )
 
 

@@ -292,10 +292,13 @@ def draw_params(job: Job, key: jax.Array) -> Params:
       raise ValueError(
         f'--config.model.init_scale: {regex!r} matches no parameter'
       )
-  return rules.map_paths(
-    lambda path, leaf: leaf * rules.match(path, table, 1.0),
-    job.model.init(key),
-  )
+
+  def scaled(path: str, leaf: jax.Array) -> jax.Array:
+    # What is not scaled need not be a number: flags keep their type.
+    factor = rules.match(path, table)
+    return leaf if factor is None else leaf * factor
+
+  return rules.map_paths(scaled, job.model.init(key))
 
 
 def initial_params(job: Job, shardings: Any = None) -> Params | None:

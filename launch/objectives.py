@@ -12,10 +12,10 @@ import jax
 from ml_collections import ConfigDict
 
 from experiments import task as tasks
-from launch import job, pairs, regression, rl
+from launch import job, pairs, prototypes, regression, rl
 from vlm.train.metrics import Throughput
 from vlm.train.sft import sft
-from vlm.train.step import Objective
+from vlm.train.step import Absorb, Objective
 
 
 def _prepare(config: ConfigDict) -> Any:
@@ -70,6 +70,9 @@ class Trainer:
       'skipped'}}; None asks the task's questions (launch/evaluate.py).
     throughput: (made, mesh) -> what a step costs, for the log; None counts one
       pass over the rows of a batch.
+    absorb: config -> how frozen parameters follow a step, see `make_step`.
+    renew: (made, mesh) -> (what renews the state between steps, every so many
+      steps), or None.
   """
 
   objective: Callable[[ConfigDict, Any], Objective]
@@ -84,7 +87,22 @@ class Trainer:
   reference: Callable[[ConfigDict], bool] = lambda config: False
   evaluate: Callable[..., dict[str, dict[str, Any]]] | None = None
   throughput: Callable[[Any, jax.sharding.Mesh], Throughput] | None = None
+  absorb: Callable[[ConfigDict], Absorb | None] = lambda config: None
+  renew: Callable[[Any, jax.sharding.Mesh], Any] = lambda made, mesh: None
 
+
+_REGIONS = Trainer(
+  prototypes.objective,
+  prepare=prototypes.prepare,
+  batches=prototypes.training_batches,
+  model=prototypes.model_of,
+  shapes=prototypes.shapes,
+  rollout=None,
+  evaluate=prototypes.evaluate,
+  throughput=prototypes.throughput,
+  absorb=prototypes.absorb,
+  renew=prototypes.renewal,
+)
 
 TRAINERS = {
   'contrastive': Trainer(
@@ -101,6 +119,8 @@ TRAINERS = {
   'sft': Trainer(
     lambda config, model: sft(model, loss_chunk=config.loss_chunk)
   ),
+  'prototypes': _REGIONS,
+  'region_text': _REGIONS,
   'grpo': Trainer(
     rl.objective,
     prepare=rl.prepare,
@@ -119,6 +139,7 @@ TRAINERS = {
     model=regression.model,
     shapes=regression.shapes,
     seen=regression.seen,
+    rollout=None,
     evaluate=regression.evaluate,
     throughput=regression.throughput,
   ),

@@ -22,6 +22,7 @@ from launch import arms, console, report
 SYSTEMS = {
   'depthlm': 'experiments.depthlm.miniature',
   'flashvid': 'experiments.flashvid.miniature',
+  'mask': 'experiments.mask.miniature',
   'rali': 'experiments.rali.miniature',
 }
 THOROUGH_SEEDS = 3

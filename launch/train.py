@@ -94,6 +94,7 @@ def run(
       accumulate=1 if trainer.cached else config.accumulate,
       seed=config.seed,
       ema=config.optimizer.ema,
+      absorb=trainer.absorb(config),
     )
     scalars = ScalarLog(workdir, step=int(state['step']))
     stack.callback(scalars.close)
@@ -115,6 +116,7 @@ def run(
       progress=progress,
       watchdog=Watchdog(),
       profile=profile_steps and StepProfile(profile_steps, str(workdir)),
+      renewal=trainer.renew(made, mesh),
     )
     if counts := batches.stats():
       log.info('rows: %s', counts)
@@ -173,7 +175,8 @@ def _start(workdir: epath.Path, made: job.Job, mesh) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     settings = made.config.to_json_best_effort(indent=1)
     (workdir / 'config.json').write_text(settings)
-    (workdir / 'tokenizer.json').write_text(made.tokenizer_json)
+    if made.tokenizer_json:
+      (workdir / 'tokenizer.json').write_text(made.tokenizer_json)
     if hasattr(made.task, 'files'):
       for name, text in made.task.files().items():
         (workdir / name).write_text(text)

@@ -70,6 +70,7 @@ def train(
   progress: Mapping[str, Any] | None = None,
   watchdog: Watchdog | None = None,
   profile: StepProfile | None = None,
+  renewal: tuple[Callable[[State], State], int] | None = None,
 ) -> State:
   """Trains from `state['step']` to `steps`.
 
@@ -93,6 +94,8 @@ def train(
     progress: `Facts.progress` of the checkpoint that `state` came from.
     watchdog: Gets a beat per step.
     profile: Steps to trace.
+    renewal: What changes the state between steps, and every how many it does,
+      before step 0 first. It is run on a quiet device, and is no step's time.
 
   Returns:
     The state after `steps`.
@@ -119,6 +122,8 @@ def train(
   profile = profile or StepProfile(None, '')
   with PreemptionNotice() as notice, watchdog or contextlib.nullcontext():
     while step < steps:
+      if renewal and step % renewal[1] == 0:
+        state = run.renew(renewal[0], state)
       batch = run.next_batch(step, state)
       profile.before(step + 1)
       state, metrics = step_fn(state, to_global(batch, mesh))
@@ -213,6 +218,12 @@ class _Run:
       scores = dict(self._o.evaluate(state, step))
     self._scores |= scores
     self._emit({'step': step, **scores})
+
+  def renew(self, renewed: Callable[[State], State], state: State) -> State:
+    """What `renewed` makes of the state."""
+    self.drain()
+    with self._pause():
+      return renewed(state)
 
   def save(self, step: int, state: State) -> None:
     """Saves, unless something in the state or the window is not finite."""

@@ -19,6 +19,8 @@ from vlm.sharding.batch import batch_sharding, microbatches
 from vlm.train.optimizer import Optimizer, merge
 
 Objective = Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, Any]]]
+# (moved parameters, summed metrics) -> parameters, metrics of the log.
+Absorb = Callable[[Any, dict[str, Any]], tuple[Any, dict[str, Any]]]
 
 
 def make_step(
@@ -30,6 +32,7 @@ def make_step(
   accumulate: int = 1,
   seed: int = 0,
   ema: float = 0.0,
+  absorb: Absorb | None = None,
 ) -> Callable[[Any, Any], tuple[Any, dict[str, Any]]]:
   """Builds `step(state, batch) -> (state, metrics)`, jitted, state donated.
 
@@ -43,6 +46,8 @@ def make_step(
       the batch shards, see `check_batch_size`.
     seed: of the run.
     ema: decay of state['ema'].
+    absorb: moves frozen parameters by what the objective's metrics say of the
+      batch; it takes out of them what is not for the log.
 
   Returns:
     The jitted step. Metrics stay (numerator, denominator) pairs on device: the
@@ -63,7 +68,7 @@ def make_step(
       grads, metrics = _gradients(
         loss, trainable, batch, key, accumulate, mesh, trainable_shardings
       )
-      return _update(state, grads, metrics, optimizer, ema)
+      return _update(state, grads, metrics, optimizer, ema, absorb)
 
   return jax.jit(
     step,
@@ -118,7 +123,7 @@ def _gradients(loss, params, batch, key, accumulate, mesh, shardings):
   return total
 
 
-def _update(state, grads, metrics, optimizer: Optimizer, ema: float):
+def _update(state, grads, metrics, optimizer: Optimizer, ema, absorb):
   """Divides, clips, moves the parameters, and completes the metrics."""
   _, denominator = metrics['loss']
   # A batch without a single target has gradient 0, not 0 / 0.
@@ -128,8 +133,11 @@ def _update(state, grads, metrics, optimizer: Optimizer, ema: float):
   moved, opt_state, updates = optimizer.apply(
     grads, state['opt_state'], trainable
   )
+  params = merge(moved, frozen)
+  if absorb is not None:
+    params, metrics = absorb(params, metrics)
   new = state | {
-    'params': merge(moved, frozen),
+    'params': params,
     'opt_state': opt_state,
     'step': state['step'] + 1,
   }

@@ -76,6 +76,7 @@ def _arm(config: ConfigDict, arm: str) -> None:
   elif arm == 'supervised':
     config.objective = 'region_text'
     config.optimizer.rules = ()
+    config.steps *= 5  # a bound has to be trained to its end
 
 
 def _full(config: ConfigDict) -> None:
@@ -111,7 +112,7 @@ def _small(config: ConfigDict, smoke: bool) -> None:
     'features': 64 if smoke else 192,
     'filters': 16 if smoke else 128,
     'knowledge': 300 if smoke else 1_600,
-    'paired': 100 if smoke else 800,
+    'paired': 100 if smoke else 3_200,
     'test': 60 if smoke else 400,
     'cache': 'runs/worlds',
   }

@@ -20,7 +20,7 @@ from vlm.methods.mask.prototypes import Moments
 from vlm.methods.mask.rerank import rerank
 from vlm.metrics import retrieval
 
-ALPHAS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0)
+ALPHAS = (0.0, 0.1, 0.15, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 NOISE = 0.35  # of the base that is re-ranked, of scores in [0, 1]
 BLOCK = 100  # scenes encoded at a time
 SUPERVISED = 'supervised'

@@ -129,7 +129,7 @@ def test_a_failed_reward_costs_its_sample_and_not_the_run(config):
     ('rl.updates', 0, '--config.rl.updates'),
     ('data.packing', True, '--config.data.packing'),
     ('data.epochs', 1, '--config.data.epochs'),
-    ('rollout.mesh.tensor', 3, '--config.mesh'),
+    ('rollout.mesh.tensor', 3, '--config.rollout.mesh'),
     ('init_from', 'nowhere', '--config.init_from=nowhere'),
     ('objective', 'grp', '--config.objective'),
   ],

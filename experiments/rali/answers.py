@@ -4,7 +4,8 @@
   description   a description as reasoning, then the rating
   level         one of Q-Align's five words in a sentence
 
-Rows whose degradation is known are answered with it in every case. Of sets that
+Rows whose degradation is known are answered with it in every case, under
+'description' after reasoning as well. Of sets that
 `config.sets.scored` does not name (if it names any), only the description is
 trained on: their scores are on another scale (RACT).
 """
@@ -37,8 +38,10 @@ def answer_of(row: Mapping[str, Any], config: Any) -> str:
       f'--config.iqa.target={target!r}, expected one of {TARGETS}'
     )
   if row['task'] == 'degradation':
-    pair = row['distortion_class'], row['severity']
-    return completion(None, degradation_answer(*pair))
+    answer = degradation_answer(row['distortion_class'], row['severity'])
+    # A base has to know both tasks in the shape that rewards will ask for.
+    thought = description_of(row) if target == 'description' else None
+    return completion(thought, answer)
   if target == 'level':
     return ANSWER.format(level=level_of(row['gt_score_norm'], 1, 5))
   rating = score_answer(row['gt_score_norm'], config.iqa.decimals)

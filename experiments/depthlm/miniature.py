@@ -204,12 +204,17 @@ def _findings(differences) -> list[str]:
   for d in differences:
     for name in ROOMS:
       mean, low, high = d['sets'][name]
-      verdict = 'better' if low > 0 else 'worse' if high < 0 else 'no different'
       found.append(
-        f'{name}: "{d["reference"]}" is {verdict} than "{d["rival"]}" by '
+        f'{name}: "{d["reference"]}" {_verdict(low, high)} "{d["rival"]}": '
         f'{mean:+.3f} delta1 [{low:+.3f}, {high:+.3f}].'
       )
   return found
+
+
+def _verdict(low: float, high: float) -> str:
+  if low > 0:
+    return 'is better than'
+  return 'is worse than' if high < 0 else 'cannot be told from'
 
 
 def _goal(outcomes) -> list[str]:
@@ -242,9 +247,8 @@ def _together(walked: Sequence[Outcome]) -> list[str]:
   mean, low, high = bootstrap.paired_difference(
     six.correct, alone.correct, six.images
   )
-  verdict = 'better' if low > 0 else 'worse' if high < 0 else 'no different'
   return [
-    f'After as many steps the model of six tasks is {verdict} at the distance '
-    f'than the one of distance alone by {mean:+.3f} delta1 [{low:+.3f}, '
-    f'{high:+.3f}]; it was asked for the distance a sixth as often.'
+    f'After as many steps the model of six tasks {_verdict(low, high)} the one '
+    f'of distance alone at the distance: {mean:+.3f} delta1 [{low:+.3f}, '
+    f'{high:+.3f}]; it was asked for it a sixth as often.'
   ]

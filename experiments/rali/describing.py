@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from experiments.rali import described, sets
+from experiments.rali import described, sets, vocabulary
 from vlm.methods.rali.descriptions import describe
 
 
@@ -23,7 +23,9 @@ def write(config: Any, rater: Any) -> dict[str, Any]:
   for family in config.measure.describe:
     rows = sets.open_set(config, family, 'train')
     said = _completions(rater, rows, config)
-    made = describe([rows[n] for n in range(len(rows))], said)
+    made = describe(
+      [rows[n] for n in range(len(rows))], said, readable=vocabulary.readable
+    )
     text = json.dumps(made.records)
     described.path_of(config.workdir, family).write_text(text)
     texts = {t for record in made.records for t in record['descriptions']}

@@ -4,6 +4,8 @@ Completions have the very shape of the full-size prompt, so prompts, rewards and
 readers are the same code.
 """
 
+import re
+
 from data.chat import Chat, char_tokenizer
 from data.sources.iqa_meta import ANSWER
 from data.worlds.degradations import KINDS
@@ -40,10 +42,18 @@ _TEMPLATE = (
 )
 
 
+_UNITS = (SCORE, DEGRADATION, *SHAPE, *_WORDS, ', ', ' ', *'.0123456789')
+_READABLE = re.compile(f'(?:{"|".join(map(re.escape, _UNITS))})*')
+
+
+def readable(text: str) -> bool:
+  """Whether the words make it up: a comma that ends a text is none of them."""
+  return _READABLE.fullmatch(text) is not None
+
+
 def chat() -> Chat:
   """The miniature's tokenizer and template."""
-  words = (SCORE, DEGRADATION, *SHAPE, *_WORDS, ', ', ' ', *'.0123456789')
-  tokenizer = char_tokenizer(words, _SPECIALS)
+  tokenizer = char_tokenizer(_UNITS, _SPECIALS)
   return Chat(
     tokenizer.to_str(),
     _TEMPLATE,

@@ -8,9 +8,17 @@ import pytest
 
 from data.pairs import TextEncoder
 from experiments import task as tasks
-from experiments.rali import described, describing, q_insight, raters, towers
+from experiments.rali import (
+  described,
+  describing,
+  q_insight,
+  raters,
+  towers,
+  vocabulary,
+)
 from experiments.rali.answers import answer_of
 from launch import evaluate, regression, train
+from vlm.methods.rali.descriptions import describe
 from vlm.metrics import correlation
 from vlm.sharding.mesh import make_mesh
 
@@ -186,3 +194,15 @@ def test_full_size_reads_a_token_that_is_never_written():
 def test_unknown_arms_are_errors():
   with pytest.raises(ValueError, match="arm='linear'"):
     towers.get_config('smoke,arm=linear')
+
+
+def test_what_no_student_can_read_is_dropped():
+  rows = [{'id': 'A/1', 'image': np.zeros((8, 8, 3), np.uint8)}]
+  said = ['<think>\nblur serious\n</think>', '<think>\nblur serious, </think>']
+  made = describe(rows, [said], readable=vocabulary.readable)
+  assert made.records[0]['descriptions'] == ['blur serious']
+  assert made.dropped == {'unreadable': 1} and made.silent == 0
+  tokenizer = vocabulary.chat().tokenizer
+  assert tokenizer.encode('blur serious, noise slight').ids
+  with pytest.raises(Exception, match='UNK'):
+    tokenizer.encode('blur serious,')

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 _THOUGHT = re.compile(r'<think>(.*?)</think>', re.DOTALL)
@@ -58,6 +58,7 @@ def describe(
   rows: Sequence[Mapping[str, Any]],
   completions: Sequence[Sequence[str]],
   root: str = '',
+  readable: Callable[[str], bool] = lambda text: True,
 ) -> Described:
   """Joins images with what their teacher said.
 
@@ -66,6 +67,8 @@ def describe(
       for it.
     completions: [rows][samples], of the model trained on that set.
     root: folder that paths shall be relative to.
+    readable: whether the students can read a text; others are dropped as
+      'unreadable'.
 
   Raises:
     ValueError: not one list of completions for each row.
@@ -75,6 +78,10 @@ def describe(
   records, dropped, silent = [], Counter(), 0
   for row, said in zip(rows, completions):
     read = [thought_of(completion) for completion in said]
+    read = [
+      ('', 'unreadable') if text and not readable(text) else (text, reason)
+      for text, reason in read
+    ]
     dropped.update(reason for _, reason in read if reason)
     texts = list(dict.fromkeys(text for text, _ in read if text))
     if not texts:

@@ -75,6 +75,7 @@ and may have
 """
 
 import importlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 
@@ -93,3 +94,40 @@ def load(config: Any) -> Any:
         'experiments.depthlm.task'
       ) from error
     raise
+
+
+def scored(
+  task: Any,
+  answer: Callable[[Iterator[Any]], Iterable[dict[str, Any]]],
+  progress: Callable[[str, int], None] = lambda name, done: None,
+) -> dict[str, dict[str, Any]]:
+  """Every question of every set answered, and the answers scored.
+
+  Args:
+    task: of these experiments.
+    answer: queries -> records with `prediction`, in order.
+    progress: called with the set's name and the answers so far.
+
+  Returns:
+    {set: {'records': [...], 'scores': {...}, 'skipped': {...}}}.
+
+  Raises:
+    ValueError: for a set of which nothing could be asked.
+  """
+  results = {}
+  for name, rows in task.eval_sets().items():
+    task.skipped.clear()
+    records = []
+    for record in answer(task.queries(rows)):
+      records.append(record)
+      progress(name, len(records))
+    if not records:
+      raise ValueError(
+        f'{name}: no question could be asked; skipped {task.skipped}'
+      )
+    results[name] = {
+      'records': records,
+      'scores': task.score(records),
+      'skipped': dict(task.skipped),
+    }
+  return results

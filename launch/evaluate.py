@@ -17,6 +17,7 @@ or a folder of safetensors. Writes, per set, `SET.jsonl` with one prediction a
 line, and one `scores.json` with every setting that produced the scores.
 """
 
+import functools
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from data.assistant import Assistant
+from experiments import task as tasks
 from launch import (
   benchmark,
   console,
@@ -140,23 +142,8 @@ def evaluate(
   Returns:
     {set: {'records': [...], 'scores': {...}, 'skipped': {...}}}.
   """
-  results = {}
-  for name, rows in made.task.eval_sets().items():
-    made.task.skipped.clear()
-    records = []
-    for record in _answers(made, params, mesh, made.task.queries(rows)):
-      records.append(record)
-      progress(name, len(records))
-    if not records:
-      raise ValueError(
-        f'{name}: no question could be asked; skipped {made.task.skipped}'
-      )
-    results[name] = {
-      'records': records,
-      'scores': made.task.score(records),
-      'skipped': dict(made.task.skipped),
-    }
-  return results
+  answer = functools.partial(_answers, made, params, mesh)
+  return tasks.scored(made.task, answer, progress)
 
 
 def _answers(made, params, mesh, queries) -> Iterator[dict[str, Any]]:

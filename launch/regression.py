@@ -152,20 +152,8 @@ def evaluate(
     mesh,
     config.eval.batch_size,
   )
-  results = {}
-  for name, rows in made.task.eval_sets().items():
-    made.task.skipped.clear()
-    records = []
-    for example, number in regressor(made.task.queries(rows)):
-      records.append(example['record'] | {'prediction': number})
-      progress(name, len(records))
-    if not records:
-      raise ValueError(
-        f'{name}: no question could be asked; skipped {made.task.skipped}'
-      )
-    results[name] = {
-      'records': records,
-      'scores': made.task.score(records),
-      'skipped': dict(made.task.skipped),
-    }
-  return results
+  answer = lambda queries: (
+    example['record'] | {'prediction': number}
+    for example, number in regressor(queries)
+  )
+  return tasks.scored(made.task, answer, progress)

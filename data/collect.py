@@ -10,13 +10,14 @@ import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from data.chunks import chunks
 from data.knowledge import Knowledge
 from data.records import BadRecord
 from data.region_encoder import Encoding
@@ -110,7 +111,7 @@ class Collector:
     """
     left = itertools.islice(iter(images), self.images, None)
     with ThreadPoolExecutor(READERS) as pool:
-      for batch in _chunks(left, self._batch_size):
+      for batch in chunks(left, self._batch_size):
         self._add(list(pool.map(self.read, batch)), batch)
         self.images += len(batch)
         progress(len(batch))
@@ -225,11 +226,6 @@ def _places(source: FeatureSource) -> dict[int, int]:
   return {
     int(key): place for place, key in enumerate(source.keys) if key.isdigit()
   }
-
-
-def _chunks(things: Iterator[Any], size: int) -> Iterator[list[Any]]:
-  while chunk := list(itertools.islice(things, size)):
-    yield chunk
 
 
 class Saved:

@@ -6,7 +6,7 @@ vectors = embedder.pictures(pictures_in('photos')).vectors
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from data.checkpoint import load_processor
+from data.chunks import chunks, filled, in_order, share
 from data.image import SUFFIXES
 from data.pairs import TextEncoder
 from data.processors.registry import processor_from_hf
@@ -151,7 +152,7 @@ class Embedder:
           else:
             raise row
 
-      for rows in _chunks(usable(), self.batch_size):
+      for rows in chunks(usable(), self.batch_size):
         batches.append(self._batch(rows))
         # The host is one batch ahead of the devices, not more.
         batches[:-1] = map(np.asarray, batches[:-1])
@@ -167,21 +168,14 @@ class Embedder:
 
   def _batch(self, rows: list[dict[str, np.ndarray]]) -> jax.Array:
     """Vectors of up to `batch_size` rows, those of a process together."""
-    # One static shape: a short batch repeats its last row.
-    filled = rows + [rows[-1]] * (self.batch_size - len(rows))
-    share = filled[jax.process_index() :: jax.process_count()]
-    batch = {key: np.stack([row[key] for row in share]) for key in rows[0]}
+    own = share(filled(rows, self.batch_size))
+    batch = {key: np.stack([row[key] for row in own]) for key in rows[0]}
     return self._run(self.params, to_global(batch, self.mesh))
 
   def _in_order(self, batches: list[Any]) -> np.ndarray:
     """All vectors in the order of their things; see `_batch`."""
-    processes, width = jax.process_count(), self.width
-    dealt = [
-      np.asarray(batch).reshape(processes, -1, width).swapaxes(0, 1)
-      for batch in batches
-    ]
-    empty = np.zeros((0, processes, width), np.float32)
-    return np.concatenate([empty, *dealt]).reshape(-1, width)
+    ordered = [in_order(np.asarray(batch)) for batch in batches]
+    return np.concatenate([np.zeros((0, self.width), np.float32), *ordered])
 
   @functools.cached_property
   def _run(self) -> Callable:
@@ -228,16 +222,5 @@ def _read(pool, what: str, things, read) -> Iterator[tuple[int, Any]]:
       where = f'{what} {place}' + (f' ({name})' if name else '')
       return place, bad.at(where)
 
-  for chunk in _chunks(enumerate(things), 4 * READERS):
+  for chunk in chunks(enumerate(things), 4 * READERS):
     yield from pool.map(careful, chunk)
-
-
-def _chunks(things: Iterable[Any], size: int) -> Iterator[Sequence[Any]]:
-  chunk = []
-  for thing in things:
-    chunk.append(thing)
-    if len(chunk) == size:
-      yield chunk
-      chunk = []
-  if chunk:
-    yield chunk

@@ -5,7 +5,6 @@ See vlm/train/regression.py for how one is read, and how that is trained.
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from data.chunks import chunks, filled, in_order, share
 from data.examples import Encoder
 from data.pack import RowSpec
 from data.pairs import PairEncoder
@@ -66,16 +66,10 @@ class Regressor:
     Raises:
       BadRecord: a prompt that is too long, a picture that cannot be shown.
     """
-    size = self.batch_size
-    examples = iter(examples)
-    while chunk := list(itertools.islice(examples, size)):
-      # One static shape: a short last batch repeats its last row.
-      filled = chunk + [chunk[-1]] * (size - len(chunk))
-      share = slice(jax.process_index(), None, jax.process_count())
-      batch = to_global(self.encode(filled[share]), self.mesh)
-      found = np.asarray(self._run(self.params, batch))
-      # Each process gave every n-th row; its rows came back together.
-      found = found.reshape(jax.process_count(), -1).T.ravel()
+    for chunk in chunks(examples, self.batch_size):
+      own = share(filled(chunk, self.batch_size))
+      batch = to_global(self.encode(own), self.mesh)
+      found = in_order(np.asarray(self._run(self.params, batch)))
       for example, number in zip(chunk, found, strict=False):
         yield example, float(number)
 

@@ -11,8 +11,10 @@ hash, and shows the summary. Pictures are matplotlib figures.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,3 +88,31 @@ class Summary:
   tables: list[Table]
   pictures: list[Picture]
   findings: list[str]
+
+
+def seeds_of(outcomes: Sequence[Outcome], name: str) -> list[Outcome]:
+  """The outcomes of an arm, one for each seed."""
+  return [outcome for outcome in outcomes if outcome.arm.name == name]
+
+
+def names_of(outcomes: Sequence[Outcome]) -> list[str]:
+  """The arms there are, in their order."""
+  return list(dict.fromkeys(outcome.arm.name for outcome in outcomes))
+
+
+def paired(
+  outcomes: Sequence[Outcome], first: str, second: str
+) -> list[tuple[Outcome, Outcome]]:
+  """The outcomes of two arms, by seed; where one is missing, neither."""
+  of = lambda name: {run.arm.seed: run for run in seeds_of(outcomes, name)}
+  left, right = of(first), of(second)
+  return [(left[seed], right[seed]) for seed in left if seed in right]
+
+
+def spread_of(values: Sequence[float], digits: int = 3) -> str:
+  """Mean and range over seeds."""
+  said = lambda value: f'{value:.{digits}f}'
+  mean = np.mean(values)
+  if len(values) == 1 or np.isnan(mean):
+    return said(mean)
+  return f'{said(mean)} ({said(min(values))} to {said(max(values))})'

@@ -30,6 +30,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from data.assistant import Assistant
+from data.chunks import chunks, filled, in_order, share
 from experiments import task as tasks
 from launch import (
   benchmark,
@@ -150,13 +151,9 @@ def _answers(made, params, mesh, queries) -> Iterator[dict[str, Any]]:
   settings = made.config.eval
   greedy = Sampling(settings.max_new_tokens, job.stop_ids(made), temperature=0)
   weights = prepare(made.model, params)
-  for chunk in _chunks(queries, settings.batch_size):
-    # One static shape: a short last batch repeats its last prompt.
-    filled = chunk + [chunk[-1]] * (settings.batch_size - len(chunk))
-    share = slice(jax.process_index(), None, jax.process_count())
-    batch = to_global(
-      made.encoder.prompts(filled[share], made.prompt_spec), mesh
-    )
+  for chunk in chunks(queries, settings.batch_size):
+    own = share(filled(chunk, settings.batch_size))
+    batch = to_global(made.encoder.prompts(own, made.prompt_spec), mesh)
     with jax.set_mesh(mesh):
       out = sample(
         made.model,
@@ -168,21 +165,9 @@ def _answers(made, params, mesh, queries) -> Iterator[dict[str, Any]]:
           prompt=(batch['tokens'].shape[1],), new=(settings.max_new_tokens,)
         ),
       )
-    # Each process gave every n-th row; its rows came back together.
-    rows = np.arange(len(filled)).reshape(jax.process_count(), -1).T.ravel()
+    rows = in_order(np.arange(settings.batch_size))
     for example, row in zip(chunk, rows, strict=False):
       yield example['record'] | {'prediction': out.texts[row][0]}
-
-
-def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-  chunk = []
-  for item in items:
-    chunk.append(item)
-    if len(chunk) == size:
-      yield chunk
-      chunk = []
-  if chunk:
-    yield chunk
 
 
 def write(

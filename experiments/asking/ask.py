@@ -17,6 +17,7 @@ import numpy as np
 
 from data import pack
 from data.assistant import Assistant
+from data.chunks import in_order, share
 from data.records import BadRecord
 from experiments.asking import hosts
 from experiments.asking.batch import batch_of, check_length, shape_of
@@ -202,7 +203,7 @@ class _Reader:
     try:
       for chunk in chunks:
         # One static shape: a short last batch has rows that show nothing.
-        rows = hosts.share([*chunk, *[None] * (self._size - len(chunk))])
+        rows = share([*chunk, *[None] * (self._size - len(chunk))])
         opened = self._open(pool, rows, opened)
         futures = [
           pool.submit(self._show, row or chunk[-1], opened.get(self._key(row)))
@@ -267,7 +268,7 @@ def _answers(
   first: int,
 ) -> list[list[str]]:
   """[rows][1 + draws] texts: the greedy answer, then what is drawn."""
-  rows = hosts.order(batch['tokens'].shape[0])
+  rows = in_order(np.arange(batch['tokens'].shape[0]))
   with jax.set_mesh(mesh):
     out = sample(batch, max_new_tokens)
     texts = [[out.texts[row][0]] for row in rows]

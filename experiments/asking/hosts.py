@@ -10,18 +10,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from data.chunks import in_order
+
 LONGEST_TEXT = 4096  # bytes of a text that travels
-
-
-def share(rows: Sequence) -> list:
-  """This process's rows of a batch: every n-th."""
-  return list(rows[jax.process_index() :: jax.process_count()])
-
-
-def order(rows: int) -> np.ndarray:
-  """Where each row of a batch went: [rows] places in what `sample` returns."""
-  places = np.arange(rows).reshape(jax.process_count(), -1)
-  return places.T.ravel()
 
 
 def joined(own: Sequence[str]) -> list[str]:
@@ -34,7 +25,7 @@ def joined(own: Sequence[str]) -> list[str]:
     row[: len(encoded)] = np.frombuffer(encoded, np.uint8)
   flat = _gathered(sent).reshape(-1, LONGEST_TEXT)
   texts = [bytes(row).rstrip(b'\0').decode(errors='ignore') for row in flat]
-  return [texts[place] for place in order(len(texts))]
+  return [texts[place] for place in in_order(np.arange(len(texts)))]
 
 
 def told(number: int) -> int:

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 
 from experiments.mask import figures, mask, measure, stamps, tables, task
-from experiments.miniature import Arm, Outcome, Summary, Table
+from experiments.miniature import (
+  Arm,
+  Outcome,
+  Summary,
+  Table,
+  paired,
+  seeds_of,
+  spread_of,
+)
 from vlm.metrics import bootstrap
 
 TITLE = 'MASK: images and texts matched without pairs, through words'
@@ -87,11 +95,6 @@ def summarise(outcomes: Sequence[Outcome]) -> Summary:
   )
 
 
-def of_arm(outcomes: Sequence[Outcome], name: str) -> list[Outcome]:
-  """The runs of an arm, one for each seed."""
-  return [outcome for outcome in outcomes if outcome.arm.name == name]
-
-
 def held_out(outcome: Outcome) -> np.ndarray:
   """bool [C]: captions with a held-out noun."""
   return _chosen(outcome, 'held_out')
@@ -103,11 +106,8 @@ def _chosen(outcome: Outcome, name: str) -> np.ndarray:
   return chosen
 
 
-def spread_of(values: Sequence[float]) -> str:
-  """Mean and range over seeds."""
-  if len(values) == 1:
-    return f'{values[0]:.1f}'
-  return f'{np.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})'
+def _spread(values: Sequence[float]) -> str:
+  return spread_of(values, digits=1)
 
 
 def _cells(runs: Sequence[Outcome], ranks_of: Callable) -> list[str]:
@@ -115,8 +115,8 @@ def _cells(runs: Sequence[Outcome], ranks_of: Callable) -> list[str]:
   ood = [measure.recalls(ranks_of(run), held_out(run)) for run in runs]
   every = [measure.recalls(ranks_of(run)) for run in runs]
   return [
-    *(spread_of([one[f't2i_r{k}'] for one in ood]) for k in (1, 5, 10)),
-    spread_of([one['rsum'] for one in every]),
+    *(_spread([one[f't2i_r{k}'] for one in ood]) for k in (1, 5, 10)),
+    _spread([one['rsum'] for one in every]),
   ]
 
 
@@ -124,7 +124,7 @@ HEADER = ['OOD captions R@1', 'R@5', 'R@10', 'Rsum, all captions']
 
 
 def _variants(outcomes) -> Table:
-  runs = of_arm(outcomes, FULL)
+  runs = seeds_of(outcomes, FULL)
   names = [
     name
     for name in runs[0].measured['ranks']
@@ -148,7 +148,7 @@ def _variants(outcomes) -> Table:
 def _arms(outcomes) -> Table:
   rows = []
   for name in dict.fromkeys(outcome.arm.name for outcome in outcomes):
-    runs = of_arm(outcomes, name)
+    runs = seeds_of(outcomes, name)
     for variant in runs[0].measured['ranks']:
       if variant not in (*measure.SHORT, measure.SUPERVISED):
         continue
@@ -193,7 +193,7 @@ def _read(variant: str, group: str = 'ranks') -> Callable:
 
 
 def _differences(outcomes) -> Table:
-  runs = of_arm(outcomes, FULL)
+  runs = seeds_of(outcomes, FULL)
   rows = []
   for better, than in COMPARED:
     found, each = difference(runs, _read(better), _read(than))
@@ -203,7 +203,7 @@ def _differences(outcomes) -> Table:
   )
   rows.append([FULL, RAW, _interval(found), _signed(each)])
   for name in list(NAMES)[1:-1]:
-    if not of_arm(outcomes, name):
+    if not seeds_of(outcomes, name):
       continue
     found, each = _against(outcomes, name)
     rows.append([FULL, name, _interval(found), _signed(each)])
@@ -217,18 +217,12 @@ def _differences(outcomes) -> Table:
 
 def _against(outcomes, name: str) -> tuple[bootstrap.Interval, list[float]]:
   """The full arm against another one, seed by seed."""
-  pairs = _paired(outcomes, FULL, name)
+  pairs = paired(outcomes, FULL, name)
   others = {run.arm.seed: other for run, other in pairs}
   read = _read(tables.RECOMMENDED)
   return difference(
     [run for run, _ in pairs], read, lambda run: read(others[run.arm.seed])
   )
-
-
-def _paired(outcomes, first: str, second: str) -> list[tuple]:
-  seeds = {run.arm.seed: run for run in of_arm(outcomes, second)}
-  runs = of_arm(outcomes, first)
-  return [(run, seeds[run.arm.seed]) for run in runs if run.arm.seed in seeds]
 
 
 def _interval(found: bootstrap.Interval) -> str:
@@ -240,7 +234,7 @@ def _signed(values: Sequence[float]) -> str:
 
 
 def _poolings(outcomes) -> Table:
-  runs = of_arm(outcomes, FULL)
+  runs = seeds_of(outcomes, FULL)
   found = runs[0].measured['pooling']
   names = {'trained': FULL, 'raw': RAW}
   rows = []
@@ -256,14 +250,14 @@ def _poolings(outcomes) -> Table:
         )
         for side in ('t2i', 'i2t')
       ]
-      total = spread_of([one['rsum'] for one in each])
+      total = _spread([one['rsum'] for one in each])
       rows.append([names[which], pooling, *cells, total])
   header = ['codes', 'pooling', 'images by texts', 'texts by images', 'Rsum']
   return Table('pooling, held-out nouns from real vectors', header, rows)
 
 
 def _reranked(outcomes) -> Table:
-  runs = of_arm(outcomes, FULL)
+  runs = seeds_of(outcomes, FULL)
   found = [run.measured['rerank'] for run in runs]
   alphas = found[0]['alpha']
   rows = [
@@ -276,7 +270,7 @@ def _reranked(outcomes) -> Table:
 
 
 def _colours(outcomes) -> Table:
-  runs = of_arm(outcomes, FULL)
+  runs = seeds_of(outcomes, FULL)
   rows = []
   for name in (tables.RECOMMENDED, tables.COLOURS_DROPPED, tables.COLOURS_OUT):
     each = [
@@ -285,7 +279,7 @@ def _colours(outcomes) -> Table:
     ]
     label = 'colours known' if name == tables.RECOMMENDED else name
     rows.append(
-      [label, *(spread_of([e[f't2i_r{k}'] for e in each]) for k in (1, 5, 10))]
+      [label, *(_spread([e[f't2i_r{k}'] for e in each]) for k in (1, 5, 10))]
     )
   return Table(
     'the documented failure: images by captions with a colour',
@@ -309,7 +303,7 @@ INSIGHTS = {
 def _insight(outcomes) -> Table:
   rows = []
   for name in dict.fromkeys(outcome.arm.name for outcome in outcomes):
-    runs = of_arm(outcomes, name)
+    runs = seeds_of(outcomes, name)
     if 'insight' not in runs[0].measured:
       continue
     mean = lambda key, runs=runs: np.mean(
@@ -334,7 +328,7 @@ def _stamps(found: dict[str, Any]) -> Table:
 
 def findings(outcomes: Sequence[Outcome]) -> list[str]:
   """What replicated and what did not."""
-  runs = of_arm(outcomes, FULL)
+  runs = seeds_of(outcomes, FULL)
   said = []
   for better, than in (*COMPARED[:4], COMPARED[-1]):
     found, each = difference(runs, _read(better), _read(than))
@@ -344,7 +338,7 @@ def findings(outcomes: Sequence[Outcome]) -> list[str]:
     )
   said.append(_fillers(runs))
   for name in list(NAMES)[1:4]:
-    if not of_arm(outcomes, name):
+    if not seeds_of(outcomes, name):
       continue
     found, each = _against(outcomes, name)
     totals = [
@@ -352,7 +346,7 @@ def findings(outcomes: Sequence[Outcome]) -> list[str]:
         measure.recalls(one.measured['ranks'][tables.RECOMMENDED])['rsum']
         for one in pair
       )
-      for pair in _paired(outcomes, FULL, name)
+      for pair in paired(outcomes, FULL, name)
     ]
     gap = np.mean([full - less for full, less in totals])
     said.append(

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from data.chunks import filled
 from experiments.rali import described, sets, vocabulary
 from vlm.methods.rali.descriptions import describe
 
@@ -43,8 +44,6 @@ def _completions(rater, rows, config) -> list[list[str]]:
   for start in range(0, len(rows), size):
     stop = min(start + size, len(rows))
     images = [rows[number]['image'] for number in range(start, stop)]
-    # One static shape: a short last batch repeats its last picture.
-    images += images[-1:] * (size - len(images))
-    said = rater.said(images, config.measure.samples, start)
+    said = rater.said(filled(images, size), config.measure.samples, start)
     found += said[: stop - start]
   return found

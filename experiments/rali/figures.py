@@ -5,14 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.miniature import Outcome, Picture
+from experiments.miniature import Outcome, Picture, names_of, seeds_of
 from experiments.rali.readings import (
   HOME,
   greedy,
-  names_of,
   number,
   out_of_domain,
-  seeds_of,
 )
 from vlm.methods.rali.readers import CONSTANT, read_score
 

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from data import dct
+from data.chunks import filled
 from data.sources.photographs import SeverityRows
 from data.worlds import photos
 from experiments.rali import reasoning
@@ -47,10 +48,8 @@ class Rater:
     found = []
     for start in range(0, len(images), size):
       chunk = list(images[start : start + size])
-      filled = chunk + [chunk[-1]] * (size - len(chunk))
-      texts = self.said(filled, draws, start)
+      texts = self.said(filled(chunk, size), draws, start)[: len(chunk)]
       found += [[self._read(text) for text in row] for row in texts]
-      del found[start + len(chunk) :]
     return np.array(found, np.float64)
 
   def said(

@@ -13,7 +13,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from data.sources.photo_rows import scale_of
-from experiments.miniature import Arm, Outcome, Summary, Table
+from experiments.miniature import (
+  Arm,
+  Outcome,
+  Summary,
+  Table,
+  names_of,
+  paired,
+  seeds_of,
+  spread_of,
+)
 from experiments.rali import (
   brisque_scorer,
   chains,
@@ -26,12 +35,8 @@ from experiments.rali.readings import (
   Reading,
   drawn,
   greedy,
-  names_of,
   out_of_domain,
-  paired,
   range_of,
-  seeds_of,
-  spread_of,
   verdict,
 )
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.miniature import Outcome, Table
+from experiments.miniature import Outcome, Table, paired, seeds_of, spread_of
 from experiments.rali import chains
 from experiments.rali.readings import (
   HOME,
@@ -17,10 +17,7 @@ from experiments.rali.readings import (
   greedy,
   mean_over,
   out_of_domain,
-  paired,
   range_of,
-  seeds_of,
-  spread_of,
   verdict,
 )
 

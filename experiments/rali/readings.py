@@ -57,24 +57,6 @@ def mean_over(
   return float(np.mean(np.nan_to_num(values)))
 
 
-def seeds_of(outcomes: Sequence[Outcome], name: str) -> list[Outcome]:
-  """The outcomes of an arm."""
-  return [outcome for outcome in outcomes if outcome.arm.name == name]
-
-
-def names_of(outcomes: Sequence[Outcome]) -> list[str]:
-  """The arms there are, in their order."""
-  return list(dict.fromkeys(outcome.arm.name for outcome in outcomes))
-
-
-def spread_of(values: Sequence[float]) -> str:
-  """Mean and range over seeds."""
-  mean = np.mean(values)
-  if len(values) == 1 or np.isnan(mean):
-    return f'{mean:.3f}'
-  return f'{mean:.3f} ({min(values):.3f} to {max(values):.3f})'
-
-
 def range_of(gaps: Sequence[float]) -> str:
   """The range of differences, in words."""
   if len(gaps) == 1:
@@ -91,12 +73,3 @@ def verdict(gaps: Sequence[float]) -> str:
   if max(gaps) < 0:
     return 'did not replicate: the other way round with every seed'
   return 'did not replicate: seeds differ in sign'
-
-
-def paired(
-  outcomes: Sequence[Outcome], first: str, second: str
-) -> list[tuple[Outcome, Outcome]]:
-  """The outcomes of two arms, by seed; where one is missing, neither."""
-  of = lambda name: {run.arm.seed: run for run in seeds_of(outcomes, name)}
-  left, right = of(first), of(second)
-  return [(left[seed], right[seed]) for seed in left if seed in right]

@@ -26,6 +26,7 @@ import numpy as np
 from etils import epath
 
 from data import dct
+from data.chunks import filled
 from data.worlds import photos
 from experiments.rali import vocabulary
 from vlm.methods.rali.analysis import attention, domains, removal, rows
@@ -106,11 +107,10 @@ class Listener:
     limit = self._config.eval.max_new_tokens
     for start in range(0, len(images), size):
       chunk = list(images[start : start + size])
-      filled = chunk + [chunk[-1]] * (size - len(chunk))
       prompts = job.encoder.prompts(
         [
           {'images': [dct.feature_picture(image)], 'messages': self._asked}
-          for image in filled
+          for image in filled(chunk, size)
         ],
         job.prompt_spec,
       )

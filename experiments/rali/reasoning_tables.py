@@ -8,18 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from experiments.miniature import Outcome, Table
+from experiments.miniature import (
+  Outcome,
+  Table,
+  names_of,
+  paired,
+  seeds_of,
+  spread_of,
+)
 from experiments.rali.readings import (
   HOME,
   greedy,
   mean_over,
-  names_of,
   number,
   out_of_domain,
-  paired,
   range_of,
-  seeds_of,
-  spread_of,
 )
 from experiments.rali.reasoning import MASKED, SEEN, TEXT_ONLY, WAYS
 

@@ -1,21 +1,19 @@
 """Prototypes of Visual Genome's words from features of its images' regions.
 
 Boxes find their regions by overlap: features of the published boxes themselves
-overlap wholly, those of a detector where it agrees. A pass is streamed, its
-state is small and saved, and one that was killed goes on to the same numbers.
+overlap wholly, those of a detector where it agrees. A pass is streamed, and its
+state is small: data/collect_parts.py keeps it, and puts those of several
+processes together.
 """
 
 import dataclasses
 import itertools
-import json
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from data.chunks import chunks
 from data.knowledge import Knowledge
@@ -28,9 +26,7 @@ from data.words.vectors import WordVectors
 from vlm.methods.mask.prototypes import Moments
 
 OVERLAP = 0.5  # intersection over union of a box and its region
-SAVE_EVERY_S = 300.0
 READERS = 8
-PARTIAL = 'partial.npz'
 NAMED = 3  # images skipped for a reason that are named
 
 
@@ -98,16 +94,13 @@ class Collector:
     *,
     progress: Callable[[int], None] = lambda count: None,
     save: Callable[[], None] = lambda: None,
-  ) -> Moments:
+  ) -> None:
     """Reads all images but those taken up before.
 
     Args:
       images: the same in every run.
       progress: called with how many more are done.
       save: called between batches.
-
-    Raises:
-      ValueError: when no region shows any of the words.
     """
     left = itertools.islice(iter(images), self.images, None)
     with ThreadPoolExecutor(READERS) as pool:
@@ -116,6 +109,13 @@ class Collector:
         self.images += len(batch)
         progress(len(batch))
         save()
+
+  def found(self) -> Moments:
+    """What was read.
+
+    Raises:
+      ValueError: when no region shows any of the words.
+    """
     if self.moments is None or not self.moments.counts.any():
       raise ValueError(
         f'no region of {self._source.name} shows a word of {self.images} '
@@ -211,10 +211,33 @@ class Collector:
     facts, arrays = state['facts'], state['arrays']
     self.images, self.named = facts['images'], facts['named']
     self.skipped = Counter(facts['skipped'])
-    if arrays:
-      self.moments = Moments(*arrays['means'].shape)
-      for name, value in arrays.items():
-        getattr(self.moments, name)[...] = value
+    self.moments = _moments(arrays)
+
+  def merge(self, state: dict[str, Any]) -> None:
+    """Adds what another collector has read, of other images.
+
+    Raises:
+      ValueError: for codes of another width.
+    """
+    facts, moments = state['facts'], _moments(state['arrays'])
+    self.images += facts['images']
+    self.skipped.update(facts['skipped'])
+    for reason, images in facts['named'].items():
+      named = self.named.setdefault(reason, [])
+      named += images[: NAMED - len(named)]
+    if self.moments is None:
+      self.moments = moments
+    elif moments is not None:
+      self.moments.merge(moments)
+
+
+def _moments(arrays: dict[str, np.ndarray]) -> Moments | None:
+  if not arrays:
+    return None
+  found = Moments(*arrays['means'].shape)
+  for name, value in arrays.items():
+    getattr(found, name)[...] = value
+  return found
 
 
 def _places(source: FeatureSource) -> dict[int, int]:
@@ -226,67 +249,6 @@ def _places(source: FeatureSource) -> dict[int, int]:
   return {
     int(key): place for place, key in enumerate(source.keys) if key.isdigit()
   }
-
-
-class Saved:
-  """A collector's state on disk, from time to time.
-
-  Args:
-    folder: of it; local or gs://.
-    settings: plain JSON values that the moments depend on.
-    every_s: seconds between two savings.
-  """
-
-  def __init__(
-    self,
-    folder: epath.PathLike,
-    settings: dict[str, Any],
-    every_s: float = SAVE_EVERY_S,
-  ):
-    self._path = epath.Path(folder) / PARTIAL
-    self._settings = json.dumps(settings, sort_keys=True)
-    self._every_s, self._last = every_s, time.monotonic()
-
-  def restore(self, collector: Collector) -> bool:
-    """Lets the collector go on where another stopped; False: from the start.
-
-    Raises:
-      ValueError: the folder holds a state under other settings.
-    """
-    if not self._path.exists():
-      return False
-    with (
-      self._path.open('rb') as file,
-      np.load(file, allow_pickle=False) as found,
-    ):
-      arrays = {name: found[name] for name in found.files}
-    settings, facts = (str(arrays.pop(n)) for n in ('settings', 'facts'))
-    if settings != self._settings:
-      raise ValueError(
-        f'--output={self._path.parent} holds a pass under other settings: '
-        f'{settings} there, {self._settings} now; give the same flags, or '
-        'another --output'
-      )
-    collector.restore({'facts': json.loads(facts), 'arrays': arrays})
-    return True
-
-  def __call__(self, collector: Collector) -> None:
-    """Writes the state where it is time."""
-    if time.monotonic() - self._last < self._every_s:
-      return
-    state = collector.state()
-    self._path.parent.mkdir(parents=True, exist_ok=True)
-    partial = self._path.with_name(PARTIAL + '.new')
-    with partial.open('wb') as file:
-      facts = json.dumps(state['facts'])
-      np.savez(file, settings=self._settings, facts=facts, **state['arrays'])
-    partial.replace(self._path)
-    self._last = time.monotonic()
-
-  def remove(self) -> None:
-    """The pass is over."""
-    if self._path.exists():
-      self._path.unlink()
 
 
 def knowledge_of(

@@ -59,7 +59,7 @@ class Embedder:
     picture: processor of one picture, to uint8 [1, S, S, 3].
     text: encoder of texts; None for an image tower alone.
     mesh: rows of a batch are spread over it.
-    batch_size: rows embedded at a time, over all devices and processes.
+    batch_size: rows embedded at a time, over all devices of the mesh.
   """
 
   model: Any
@@ -84,7 +84,8 @@ class Embedder:
     Args:
       source: the checkpoint.
       runtime: execution choices.
-      mesh: over which batches are spread; all devices if None.
+      mesh: over which batches are spread; all devices if None. One of this
+        process's devices alone embeds what the others need not know of.
       batch_size: rows at a time.
       texts: it must embed texts too; False takes an image tower alone.
 
@@ -168,13 +169,13 @@ class Embedder:
 
   def _batch(self, rows: list[dict[str, np.ndarray]]) -> jax.Array:
     """Vectors of up to `batch_size` rows, those of a process together."""
-    own = share(filled(rows, self.batch_size))
+    own = share(filled(rows, self.batch_size), self.mesh)
     batch = {key: np.stack([row[key] for row in own]) for key in rows[0]}
     return self._run(self.params, to_global(batch, self.mesh))
 
   def _in_order(self, batches: list[Any]) -> np.ndarray:
     """All vectors in the order of their things; see `_batch`."""
-    ordered = [in_order(np.asarray(batch)) for batch in batches]
+    ordered = [in_order(np.asarray(batch), self.mesh) for batch in batches]
     return np.concatenate([np.zeros((0, self.width), np.float32), *ordered])
 
   @functools.cached_property

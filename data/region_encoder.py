@@ -13,6 +13,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from etils import epath
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from vlm.convert.plan import flatten
 from vlm.methods.mask.encoder import EncoderConfig, RegionEncoder
@@ -25,12 +27,12 @@ REGIONS = 12  # numbers of regions are filled up to multiples of this
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoding:
-  """Features to codes, in batches of one shape.
+  """Features to codes, in batches of one shape over this process's devices.
 
   Attributes:
     model: the encoder.
     params: its parameters.
-    batch_size: images at a time.
+    batch_size: images at a time, rounded up to a multiple of the devices.
   """
 
   model: RegionEncoder
@@ -38,8 +40,15 @@ class Encoding:
   batch_size: int = 128
 
   def __post_init__(self):
+    mesh = Mesh(np.array(jax.local_devices()), ('rows',))
+    whole, rows = NamedSharding(mesh, P()), NamedSharding(mesh, P('rows'))
     run = lambda params, x, valid: self.model.encode(params, x, valid)[0]
-    object.__setattr__(self, '_run', jax.jit(run))
+    host = jax.tree.map(np.asarray, self.params)
+    object.__setattr__(self, 'params', jax.device_put(host, whole))
+    object.__setattr__(self, '_run', jax.jit(run, out_shardings=rows))
+    object.__setattr__(self, '_rows', rows)
+    size = -(-self.batch_size // mesh.size) * mesh.size
+    object.__setattr__(self, 'batch_size', size)
 
   def __call__(self, features: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Codes f32 [n, I, Z] of features [n, I, M]; 0 where not `valid` [n, I].
@@ -65,7 +74,8 @@ class Encoding:
     # Few static shapes: a short batch gets images without a region.
     fill = ((0, self.batch_size - rows), (0, -regions % REGIONS))
     x = np.pad(np.asarray(features, np.float32), (*fill, (0, 0)))
-    codes = self._run(self.params, x, np.pad(valid, fill))
+    given = jax.device_put((x, np.pad(valid, fill)), self._rows)
+    codes = self._run(self.params, *given)
     codes = np.asarray(codes)[:rows, :regions]
     return np.where(valid[..., None], codes, 0).astype(np.float32)
 

@@ -6,8 +6,11 @@ CLIP were shaped by images and their texts, so that what is matched with them is
 no longer unpaired; DINOv2 has seen images alone.
 """
 
+import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 from etils import epath
 
@@ -15,10 +18,13 @@ from data.embeddings import Embedder
 from data.image import SUFFIXES, open_image
 from data.records import BadRecord
 from data.sources.region_features import Regions
+from vlm.sharding.mesh import make_mesh
 
 TILES = (1, 2, 4)
 WINDOWS = (5, 3)  # across and down, overlapping
 WINDOW = (0.4, 0.5)  # of width and height
+ENCODED_BY = 'encoded_by.json'
+REGIONS = 36
 SMALLEST = 2  # pixels a crop has at least, either way
 
 # (width, height) in pixels -> boxes [I, 4], x1 y1 x2 y2.
@@ -75,6 +81,11 @@ class Crops:
   def __len__(self) -> int:
     return len(self.keys)
 
+  @property
+  def own(self) -> range:
+    """Images that this process encodes where a job shares them out."""
+    return range(jax.process_index(), len(self), jax.process_count())
+
   def path(self, index: int) -> epath.Path:
     """Where an image is.
 
@@ -93,6 +104,71 @@ class Crops:
     boxes = self._boxes(index) if self._boxes else grid_boxes(image.size)
     crops = (image.crop(_pixels(box, image.size)) for box in boxes)
     return Regions(self._embedder.pictures(crops).vectors, boxes)
+
+
+def local_embedder(source: epath.PathLike) -> Embedder:
+  """An image tower over this process's devices, for images of its own.
+
+  Takes and raises what `Embedder.load` does.
+  """
+  mesh = make_mesh({'data': -1, 'fsdp': 1}, jax.local_devices())
+  # The grid of an image, and as many as the devices can share.
+  rows = -(-REGIONS // mesh.size) * mesh.size
+  return Embedder.load(source, mesh=mesh, batch_size=rows, texts=False)
+
+
+def write(
+  crops: Crops,
+  folder: epath.PathLike,
+  *,
+  encoded_by: str,
+  progress: Callable[[int], None] = lambda count: None,
+) -> None:
+  """Writes the regions of this process's images, as MILVLG does.
+
+  Goes on where it was stopped; see data/sources/region_features.py for what
+  reads them.
+
+  Args:
+    crops: of all images.
+    folder: gets an npz for each, by the name of its file without ending.
+    encoded_by: the embedder's name, kept beside them.
+    progress: called with how many more are done.
+
+  Raises:
+    BadRecord: for an image that is missing or cannot be read.
+    ValueError: two files of one name, or a folder by another embedder.
+  """
+  folder = epath.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  _check_folder(folder, encoded_by)
+  stems = [key.rpartition('/')[2] for key in crops.keys]
+  stems = [stem.rpartition('.')[0] or stem for stem in stems]
+  if len(set(stems)) < len(stems):
+    twice = Counter(stems).most_common(1)[0][0]
+    raise ValueError(f'two images of {crops.name} are called {twice}')
+  for index in crops.own:
+    path = folder / f'{stems[index]}.npz'
+    if not path.exists():
+      x, boxes = crops[index]
+      partial = path.with_name(path.name + '.new')
+      with partial.open('wb') as file:
+        np.savez(file, x=x, bbox=boxes)
+      partial.replace(path)
+    progress(1)
+
+
+def _check_folder(folder: epath.Path, encoded_by: str) -> None:
+  path = folder / ENCODED_BY
+  if path.exists():
+    before = json.loads(path.read_text())
+    if before != encoded_by:
+      raise ValueError(
+        f'{folder} holds regions encoded by {before}, not by {encoded_by}; '
+        'give another --output'
+      )
+  elif jax.process_index() == 0:
+    path.write_text(json.dumps(encoded_by))
 
 
 def _found(folders: Sequence[epath.PathLike], name: str) -> epath.Path:

@@ -111,7 +111,7 @@ def check(work: Any, wanted: topologies.Slice) -> None:
   shape = mesh_lib.MeshShape.of(work.mesh, flag).resolve(wanted.chips, flag)
   sizes = shape.dcn_data * shape.data, shape.fsdp, shape.tensor
   mesh = AbstractMesh(sizes, mesh_lib.AXES)
-  rows = work.batch['tokens'].shape[0]
+  rows = jax.tree.leaves(work.batch)[0].shape[0]
   mesh_lib.check_batch_size(mesh, rows, work.accumulate, work.rows_flag)
   specs(mesh, work.model.abstract_params, work.rules, flag)
 
@@ -281,12 +281,13 @@ def compile_lowered(
     refusal = str(error).strip()
     compiled = _without_limit(lowered, wanted, options, log)
   program = hlo.Program(compiled.as_text()) if compiled else None
+  rows, length = _size(work.counted)
   return Report(
     step=name,
     slice=wanted,
     mesh=dict(mesh.shape),
-    rows=work.counted['tokens'].shape[0],
-    length=work.counted['tokens'].shape[1],
+    rows=rows,
+    length=length,
     images=_images(work.counted),
     accumulate=work.accumulate if name in ACCUMULATED else 1,
     remat=work.model.runtime.remat,
@@ -298,6 +299,14 @@ def compile_lowered(
     host_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     **counts,
   )
+
+
+def _size(batch: dict[str, Any]) -> tuple[int, int]:
+  """Rows and their tokens, for which regions stand as in a run's log."""
+  for name in ('tokens', 'regions'):
+    if name in batch:
+      return batch[name].shape[:2]
+  return batch['pixels'].shape[0], 0
 
 
 def _images(batch: dict[str, Any]) -> str:

@@ -14,8 +14,10 @@ DINOv2 or a CLIP (which has seen pairs: no longer unpaired). With `--encoder`, a
 workdir of launch.train or a folder of region_encoder.*, prototypes are means of
 its codes, without of the features (MACK). `--exclude` leaves out images of
 COCO's test split, on which knowledge is evaluated. A pass that was killed goes
-on where it was saved. Writes what launch.evaluate --benchmark=retrieval reads,
-and words.tsv, the words with their numbers of regions.
+on where it was saved; the processes of a pod, or of --num_processes, read a
+share of the images each and need one --output that all of them see. Writes what
+launch.evaluate --benchmark=retrieval reads, and words.tsv, the words with their
+numbers of regions.
 """
 
 import json
@@ -25,13 +27,13 @@ from typing import Any
 import jax
 from absl import app, flags
 from etils import epath
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from data import collect, region_encoder
-from data.embeddings import Embedder
+from data import collect, region_encoder, regions
+from data.collect_parts import Parts
 from data.knowledge import Knowledge
 from data.region_encoder import Encoding
-from data.regions import Crops
 from data.sources import karpathy, region_features
 from data.sources.visual_genome import (
   VisualGenome,
@@ -40,7 +42,7 @@ from data.sources.visual_genome import (
 )
 from data.words.captions import STOP_WORDS
 from data.words.vectors import WordVectors, load_vectors
-from launch import console, evaluate, objectives
+from launch import console, distributed, evaluate, prototypes
 from vlm.methods.mask.encoder import RegionEncoder
 from vlm.models.functional import Params
 from vlm.sharding import mesh as mesh_lib
@@ -80,12 +82,13 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
   console.set_up_logging()
+  distributed.initialize_from_flags()
   with console.plain_errors('launch.knowledge'):
     run_from_flags()
 
 
-def run_from_flags() -> Knowledge:
-  """What `main` does; returns what it wrote.
+def run_from_flags() -> Knowledge | None:
+  """What `main` does; returns what it wrote, process 0 alone.
 
   Raises:
     FileNotFoundError, ValueError: naming the flag or the file that is wrong.
@@ -112,10 +115,15 @@ def run_from_flags() -> Knowledge:
     overlap=FLAGS.overlap,
     batch_size=FLAGS.batch_size,
   )
-  moments = _second_pass(genome, collector, len(images))
+  parts = Parts(FLAGS.output, settings_of())
+  _second_pass(genome, collector, parts, len(images))
+  if jax.process_index():
+    return None
+  parts.gather(collector)
   meta = _meta(genome, collector, vocabulary, vectors)
-  found = collect.knowledge_of(moments, vocabulary, vectors, meta)
+  found = collect.knowledge_of(collector.found(), vocabulary, vectors, meta)
   _write(found, encoder)
+  parts.remove()
   _show(found)
   return found
 
@@ -146,12 +154,12 @@ def load_encoder(path: str) -> tuple[RegionEncoder, Params]:
       f'a folder with {region_encoder.FACTS}'
     )
   config = ConfigDict(json.loads(config.read_text()))
-  model = objectives.trainer_of(config).model(config)
-  if not isinstance(getattr(model, 'encoder', None), RegionEncoder):
+  if config.objective not in ('prototypes', 'region_text'):
     raise ValueError(f'--encoder={path} trains {config.objective}, no regions')
-  mesh = mesh_lib.make_mesh({}, jax.devices()[:1])
+  model = prototypes.model_of(config)
   made = SimpleNamespace(model=model, config=config)
-  params, _ = evaluate.load_checkpoint(made, path, mesh, '--encoder')
+  whole = mesh_lib.make_mesh({'data': -1, 'fsdp': 1})  # on every device
+  params, _ = evaluate.load_checkpoint(made, path, whole, '--encoder')
   return model.encoder, params['encoder']
 
 
@@ -171,26 +179,29 @@ def _first_pass(genome: VisualGenome) -> tuple[dict[int, Any], dict[str, int]]:
 def _source(images: dict[int, Any]) -> region_features.FeatureSource:
   if FLAGS.features:
     return region_features.open_features(FLAGS.features)
-  embedder = Embedder.load(FLAGS.embedder, texts=False)
+  embedder = regions.local_embedder(FLAGS.embedder)
   names = [str(image) for image in images]
   boxes = list(images.values())
-  return Crops(embedder, FLAGS.images, names, boxes.__getitem__)
+  return regions.Crops(embedder, FLAGS.images, names, boxes.__getitem__)
 
 
-def _second_pass(genome, collector: collect.Collector, total: int):
-  saved = collect.Saved(FLAGS.output, settings_of())
-  resumed = saved.restore(collector)
-  if resumed:
-    console.say(f'goes on after {collector.images} of {total} images')
+def _second_pass(
+  genome: VisualGenome, collector: collect.Collector, parts: Parts, total: int
+) -> None:
+  """Reads this process's images, and waits for the others."""
+  own = parts.length(total)
+  if parts.restore(collector):
+    console.say(f'goes on after {collector.images} of {own} images')
   with console.progress_bar() as bar:
-    task = bar.add_task('regions', total=total, completed=collector.images)
-    moments = collector.run(
-      genome,
+    task = bar.add_task('regions', total=own, completed=collector.images)
+    collector.run(
+      parts.images(genome),
       progress=lambda count: bar.advance(task, count),
-      save=lambda: saved(collector),
+      save=lambda: parts(collector),
     )
-  saved.remove()
-  return moments
+  if jax.process_count() > 1:
+    parts(collector, done=True)
+    multihost_utils.sync_global_devices('all regions are read')
 
 
 def settings_of() -> dict[str, Any]:

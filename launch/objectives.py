@@ -56,7 +56,7 @@ class Trainer:
       the fields of `job.Job` that launch.train reads.
     batches: (made, mesh) -> the iterator of this process's batches; it has
       `close` and `stats`, and a state if the run is to be resumed.
-    model: config -> the model alone, for launch.compile.
+    model: config -> the model alone, for launch.compile, which has no data.
     shapes: (config, model) -> the global batch of a step as ShapeDtypeStructs.
     cached: the objective itself goes through the batch in config.accumulate
       parts, each embedded twice; the step takes it whole.
@@ -95,7 +95,7 @@ _REGIONS = Trainer(
   prototypes.objective,
   prepare=prototypes.prepare,
   batches=prototypes.training_batches,
-  model=prototypes.model_of,
+  model=prototypes.shaped_model,
   shapes=prototypes.shapes,
   rollout=None,
   evaluate=prototypes.evaluate,

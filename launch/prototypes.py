@@ -78,15 +78,30 @@ def prepare(config: ConfigDict) -> RegionJob:
   return RegionJob(config, task, model_of(config, task))
 
 
+def encoder_of(config: ConfigDict) -> RegionEncoder:
+  """The networks alone."""
+  sizes = EncoderConfig(**config.model.encoder)
+  return RegionEncoder(sizes, job.runtime_of(config))
+
+
 def model_of(config: ConfigDict, task: Any = None) -> Any:
   """The region encoder with its bank, or with a table of words."""
-  task = task or tasks.load(config)
-  encoder = RegionEncoder(
-    EncoderConfig(**config.model.encoder), job.runtime_of(config)
-  )
+  task, encoder = task or tasks.load(config), encoder_of(config)
   if config.objective == 'region_text':
     return region_text.RegionTextModel(encoder, len(task.vocabulary()))
   return PrototypeModel(encoder, task.words()[1])
+
+
+def shaped_model(config: ConfigDict) -> Any:
+  """The model as shapes, of as many words as a knowledge may have.
+
+  Published files, of which words are counted, need not be there.
+  """
+  words = config.data.get('largest', 0)
+  if not words:
+    return model_of(config)
+  encoder = encoder_of(config)
+  return PrototypeModel(encoder, np.zeros((words, encoder.config.words)))
 
 
 def objective(config: ConfigDict, model: Any) -> Objective:

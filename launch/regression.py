@@ -87,12 +87,11 @@ def seen(config: ConfigDict, model: Any) -> dict[str, Any] | None:
 
 
 def throughput(made: Any, mesh: jax.sharding.Mesh) -> Throughput:
-  """What a step costs; of a tower without its text tower it is not counted."""
-  batch = seen(made.config, made.model)
-  if batch is None:
-    return Throughput()
+  """What a step costs; pictures stand for tokens where there are none."""
+  config, model = made.config, made.model
+  batch = seen(config, model) or shapes(config, model)
   return Throughput(
-    tokens=batch['tokens'].size,
+    tokens=batch.get('tokens', batch['target']).size,
     flops=flops.train_flops(made.model.config, batch),
     peak=peak_flops(list(mesh.devices.flat)),
   )

@@ -19,6 +19,8 @@ adjectives to nouns as MACK does. Writes to `--output`:
   predictions.jsonl  a query a line: its words, rank, best ten and their scores
   scores.json        recalls both ways with intervals, of captions with OOD
                      words too, shares of words by status, protocol, settings
+  features/          what --embedder made of crops, an image a file; a run that
+                     was killed goes on there, and --features takes it
 """
 
 import json
@@ -30,12 +32,12 @@ import jax
 import numpy as np
 from absl import app, flags
 from etils import epath
+from jax.experimental import multihost_utils
 
-from data import region_encoder
+from data import region_encoder, regions
 from data.embeddings import Embedder
 from data.knowledge import DROP, OOD_MODES, RECONSTRUCT, Knowledge
 from data.region_encoder import Encoding
-from data.regions import Crops
 from data.sources import karpathy, region_features
 from data.words import lemmas
 from data.words.captions import (
@@ -62,6 +64,7 @@ DIRECTIONS = {name: (name, name) for name in POOLINGS} | {
   LITERAL: ('i2t', 'i2t'),
 }
 IMAGES_AT_ONCE = 128
+FEATURES = 'features'  # of --output, where --embedder leaves them
 COLUMNS = [f'{side}_r{k}' for side in ('t2i', 'i2t') for k in retrieval.RECALLS]
 SETTINGS = (
   'benchmark', 'data', 'split', 'features', 'embedder', 'images', 'knowledge',
@@ -140,15 +143,19 @@ def _run() -> None:
   arms = _arms(task)
   folds = {name: _ranked(name, arm, data) for name, arm in arms.items()}
   report = _report(task, folds, knowledge)
-  if jax.process_index() == 0:
-    output = epath.Path(FLAGS.output)
-    output.mkdir(parents=True, exist_ok=True)
-    with (output / 'predictions.jsonl').open('w') as file:
-      for record in _records(task, arms, folds):
-        file.write(json.dumps(record) + '\n')
-    (output / 'scores.json').write_text(json.dumps(report, indent=1))
-    show(report)
-    console.say(f'scores and predictions: {FLAGS.output}')
+  # Scores come from the devices of all processes, which ask for them together.
+  records = _records(task, arms, folds)
+  if jax.process_index():
+    for _ in records:
+      pass
+    return
+  output = epath.Path(FLAGS.output)
+  output.mkdir(parents=True, exist_ok=True)
+  with (output / 'predictions.jsonl').open('w') as file:
+    file.writelines(json.dumps(record) + '\n' for record in records)
+  (output / 'scores.json').write_text(json.dumps(report, indent=1))
+  show(report)
+  console.say(f'scores and predictions: {FLAGS.output}')
 
 
 def _check_flags() -> None:
@@ -242,8 +249,20 @@ def _regions(
 def _source(data: karpathy.Captioned) -> region_features.FeatureSource:
   if FLAGS.features:
     return region_features.open_features(FLAGS.features, len(data.images))
-  embedder = Embedder.load(FLAGS.embedder, texts=False)
-  return Crops(embedder, FLAGS.images.split(','), _files(data))
+  embedder = regions.local_embedder(FLAGS.embedder)
+  crops = regions.Crops(embedder, FLAGS.images.split(','), _files(data))
+  folder = epath.Path(FLAGS.output) / FEATURES
+  with console.progress_bar() as bar:
+    task = bar.add_task('crops', total=len(crops.own))
+    regions.write(
+      crops,
+      folder,
+      encoded_by=FLAGS.embedder,
+      progress=lambda count: bar.advance(task, count),
+    )
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices('all crops are written')
+  return region_features.open_features(folder)
 
 
 def _files(data: karpathy.Captioned) -> list[str]:
@@ -299,7 +318,7 @@ def _base(data: karpathy.Captioned) -> retrieval.Score | None:
 def _clip(data: karpathy.Captioned) -> retrieval.Score:
   embedder = Embedder.load(FLAGS.model)
   folders = FLAGS.images.split(',')
-  crops = Crops(embedder, folders, _files(data))
+  crops = regions.Crops(embedder, folders, _files(data))
   with console.progress_bar() as bar:
     paths = (crops.path(number) for number in range(len(crops)))
     paths = bar.track(paths, len(crops), description='pictures')

@@ -1,16 +1,19 @@
 """The command: its exit code, and the table it writes."""
 
+import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from jax.sharding import AbstractMesh
 
 from experiments.contrastive import contrastive
 from experiments.depthlm import depthlm, grpo
 from experiments.rali import q_insight
-from launch import aot_report, aot_table, compile, hlo, topologies
+from launch import aot, aot_report, aot_table, compile, hlo, topologies
+from vlm.sharding import mesh as mesh_lib
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -240,6 +243,37 @@ def test_a_step_of_rl_compiles():
   for step in ('train', 'logprobs'):
     said = f'{step} step on v5e:2x2 (4 chips, data=1 fsdp=4 tensor=1): 32 x 52'
     assert said in done.stdout
+
+
+@pytest.mark.parametrize(
+  ('file', 'size'),
+  [
+    ('experiments/mask/mask.py', 'full'),  # Visual Genome need not be there
+    ('experiments/mask/mask.py', 'smoke,arm=supervised'),
+    ('experiments/rali/towers.py', 'smoke,arm=mse'),
+    ('experiments/rali/q_insight.py', 'smoke,arm=sft_regression'),
+  ],
+)
+def test_steps_without_words_are_planned_and_counted(file, size):
+  name = file.removesuffix('.py').replace('/', '.')
+  config = importlib.import_module(name).get_config(size)
+  wanted = topologies.parse('v5e:2x2')
+  (one,) = compile.plan(config, wanted, ['train'])
+  mesh = AbstractMesh((1, 4, 1), mesh_lib.AXES)
+  counted = aot.counts('train', one.work, mesh)
+  assert counted['hardware_flops'] >= counted['model_flops'] > 1e5
+  assert counted['hbm_bytes'] > 1e4
+
+
+@pytest.mark.aot
+def test_a_step_of_regions_compiles():
+  done = command(
+    'smoke',
+    *('--topology=v5e:2x2', '--steps=train'),
+    file='experiments/mask/mask.py',
+  )
+  assert done.returncode == 0, done.stderr
+  assert 'fsdp=4 tensor=1): 32 x 8 tokens, no images a row' in done.stdout
 
 
 @pytest.mark.aot

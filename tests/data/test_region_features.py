@@ -165,10 +165,40 @@ class TestCrops:
     with pytest.raises(BadRecord, match='missing image: 3 is in none of'):
       regions.Crops(Means(), folders, ['3'])[0]
 
+  def test_written_regions_go_on_where_they_stopped(self, tmp_path):
+    for name in ('a/1.png', 'b/2.png', 'b/3.png'):
+      iqa_files.picture(tmp_path / name, int(name[2]))
+    means, names = Means(), ['a/1.png', '2', 'b/3.png']
+    crops = regions.Crops(means, [tmp_path, tmp_path / 'b'], names)
+    means.left = 2
+    with pytest.raises(RuntimeError, match='killed'):
+      regions.write(crops, tmp_path / 'f', encoded_by='dino')
+    means.left, done = 1, []  # the other two are there
+    regions.write(
+      crops, tmp_path / 'f', encoded_by='dino', progress=done.append
+    )
+    assert len(done) == 3
+    source = rf.open_features(tmp_path / 'f')
+    order = rf.places(source, ['x', 'y', 'z'], names)
+    means.left = 3
+    for place, number in zip(order, range(3)):
+      for got, want in zip(source[place], crops[number]):
+        np.testing.assert_array_equal(got, want)
+    with pytest.raises(ValueError, match='encoded by dino, not by clip'):
+      regions.write(crops, tmp_path / 'f', encoded_by='clip')
+    crops = regions.Crops(means, [tmp_path], ['a/1.png', 'b/1.png'])
+    with pytest.raises(ValueError, match='two images of .* are called 1'):
+      regions.write(crops, tmp_path / 'g', encoded_by='dino')
+
 
 class Means:
   """An embedder whose embedding is the mean colour."""
 
+  left = 99  # pictures until it is killed
+
   def pictures(self, sources):
+    if not self.left:
+      raise RuntimeError('killed')
+    self.left -= 1
     rows = [np.asarray(one, np.float32).mean((0, 1)) for one in sources]
     return type('Embedded', (), {'vectors': np.stack(rows)})

@@ -1,11 +1,14 @@
 """Knowledge from Visual Genome's files and features, by the command."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 from absl.testing import flagsaver
 
 from data import collect, region_encoder
+from data.collect_parts import PARTS, Parts
 from data.knowledge import Knowledge
 from launch import knowledge
 from tests import command_flags, mask_files
@@ -147,8 +150,7 @@ def test_a_killed_pass_goes_on_to_the_same_knowledge(
   root, tmp_path, monkeypatch
 ):
   whole = build(root, tmp_path / 'whole')
-  monkeypatch.setattr(collect, 'SAVE_EVERY_S', 0.0)
-  monkeypatch.setattr(collect.Saved.__init__, '__defaults__', (0.0,))
+  monkeypatch.setitem(Parts.__init__.__kwdefaults__, 'every_s', 0.0)
   add, calls = collect.Collector._add, []
 
   def dying(self, found, batch):
@@ -168,7 +170,35 @@ def test_a_killed_pass_goes_on_to_the_same_knowledge(
   for name in ('prototypes', 'variance', 'counts'):
     np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
   assert found.meta == whole.meta
-  assert not (tmp_path / 'k' / collect.PARTIAL).exists()
+  assert not list((tmp_path / 'k').glob(PARTS))
+
+
+def test_parts_of_a_pass_are_put_together(root, tmp_path, monkeypatch):
+  whole = build(root, tmp_path / 'whole')
+  parts = functools.partial(Parts, count=3, every_s=0.0)
+  for index in (2, 1):
+    monkeypatch.setattr(
+      knowledge, 'Parts', functools.partial(parts, index=index)
+    )
+    monkeypatch.setattr(Parts, 'gather', stopped)
+    with pytest.raises(Killed):
+      build(root, tmp_path / 'k')
+  with monkeypatch.context() as other:
+    other.setattr(knowledge, 'Parts', Parts)
+    with pytest.raises(ValueError, match='another number of processes than 1'):
+      build(root, tmp_path / 'k')
+  monkeypatch.undo()
+  monkeypatch.setattr(knowledge, 'Parts', functools.partial(parts, index=0))
+  found = build(root, tmp_path / 'k')
+  assert found.words == whole.words and found.meta == whole.meta
+  np.testing.assert_array_equal(found.counts, whole.counts)
+  np.testing.assert_allclose(found.prototypes, whole.prototypes, atol=1e-6)
+  np.testing.assert_allclose(found.variance, whole.variance, atol=1e-6)
+  assert not list((tmp_path / 'k').glob(PARTS))
+
+
+def stopped(self, collector):
+  raise Killed
 
 
 def test_bad_features_are_counted_and_named(root, tmp_path):

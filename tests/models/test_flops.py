@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from vlm.methods.mask import encoder
 from vlm.models import (
+  clip,
   flops,
   internvit,
   internvl3,
@@ -221,6 +223,40 @@ def test_forward_agrees_with_xla(unrolled, config, sizes):
   # XLA also counts norms, softmax and rotary positions.
   assert analytic == pytest.approx(counted, rel=0.04)
   assert analytic < counted
+
+
+def test_networks_of_regions_agree_with_xla(unrolled):
+  config = encoder.EncoderConfig(64, 32, 24, heads=4)
+  model = encoder.RegionEncoder(config, Runtime(attention='xla'))
+  struct = jax.ShapeDtypeStruct
+  regions, valid = struct((8, 12, 64), jnp.float32), struct((8, 12), jnp.bool_)
+
+  def forward(params, regions, valid):
+    mean, log_variance = model.encode(params, regions, valid)
+    rebuilt = model.rebuild(params, mean, valid)
+    return log_variance, rebuilt, model.to_words(params, mean, valid)
+
+  lowered = jax.jit(forward).lower(model.abstract_params, regions, valid)
+  counted = lowered.compile().cost_analysis()['flops']
+  sizes = {'regions': regions, 'words': struct((8, 12), jnp.int32)}
+  losses = 2 * 96**2 * (2 * 32 + 24)  # pairs with prototypes and each other
+  analytic = flops.forward_flops(config, sizes) - losses
+  assert analytic == pytest.approx(counted, rel=0.1)
+  assert analytic < counted
+  # The log variance is of training alone.
+  alone = flops.forward_flops(config, {'regions': regions})
+  assert alone == 2 * 96 * (64 * 32 + 3 * 4 * 32**2) + 3 * 4 * 96 * 12 * 32
+
+
+def test_one_tower_is_counted_alone():
+  config, struct = clip.ClipConfig(), jax.ShapeDtypeStruct
+  pairs = {
+    'pixels': struct((4, 224, 224, 3), jnp.uint8),
+    'tokens': struct((4, 77), jnp.int32),
+  }
+  parts = {name: flops.blocks(config, {name: x}) for name, x in pairs.items()}
+  assert parts['pixels'] + parts['tokens'] == flops.blocks(config, pairs)
+  assert {block.part for block in parts['pixels']} == {'vision'}
 
 
 def test_train_step_agrees_with_xla(unrolled):

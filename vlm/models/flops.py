@@ -25,7 +25,7 @@ class Block:
 
   Attributes:
     part: 'vision', 'projector', 'decoder' or 'head'; of CLIP, 'vision' or
-      'text'.
+      'text'; of a region encoder, 'regions'.
     count: how many there are.
     products: FLOPs of the products with weights, over the whole batch.
     attention: FLOPs of scores and weighted sums, over the whole batch.
@@ -57,12 +57,14 @@ def blocks(
 
   Args:
     config: frozen config of a decoder, of a model with `vision` and `decoder`
-      (a whole VLM), or of a CLIP.
+      (a whole VLM), of a CLIP, or of MASK's region encoder.
     batch: arrays (or anything with `shape`) under 'tokens' [B, T] and, with a
       tower, 'pixels': tiles [B, I, S, S, 3], or patches [B, S, V] and 'plan';
-      for a CLIP, pictures [B, S, S, 3]. Maybe 'scored' [B, S], the positions
+      for a CLIP pictures [B, S, S, 3], and either may be missing. Maybe
+      'scored' [B, S], the positions
       the head sees instead of all. The rows of pixels may be fewer: each is
-      encoded once.
+      encoded once. Of regions, 'regions' [B, I, M], and 'words' [B, I] where
+      they are trained by their words.
     visible_only: count the half of causal attention that is visible (what the
       TPU kernel computes); otherwise all of it (what plain XLA computes).
 
@@ -72,6 +74,8 @@ def blocks(
   Raises:
     ValueError: for a model whose tower is not counted.
   """
+  if 'regions' in batch:
+    return _regions(config, batch)
   if config.model_type == 'clip':
     return _two_towers(config, batch, visible_only)
   decoder = getattr(config, 'decoder', config)
@@ -151,21 +155,59 @@ def _tower(config, batch) -> list[Block]:
 
 
 def _two_towers(config, batch, visible_only: bool) -> list[Block]:
-  """CLIP's towers and what projects one vector of each row."""
-  rows, length = batch['tokens'].shape
-  vision, text = config.vision, config.text
-  patches, values = vision.side**2, 3 * vision.patch**2
-  first = _dense('vision', 1, rows * patches, values, vision.width)
-  keys = (length + 1) / 2 if visible_only else length
-  return [
-    dataclasses.replace(first, first=True),
-    _encoder('vision', vision, rows * (1 + patches), 1 + patches),
-    _dense('vision', 1, rows, vision.width, config.embedding),
+  """CLIP's towers and what projects one vector of each row; maybe just one."""
+  found = []
+  if 'pixels' in batch:
+    rows, vision = batch['pixels'].shape[0], config.vision
+    patches, values = vision.side**2, 3 * vision.patch**2
+    first = _dense('vision', 1, rows * patches, values, vision.width)
+    found += [
+      dataclasses.replace(first, first=True),
+      _encoder('vision', vision, rows * (1 + patches), 1 + patches),
+      _dense('vision', 1, rows, vision.width, config.embedding),
+    ]
+  if 'tokens' in batch:
+    (rows, length), text = batch['tokens'].shape, config.text
+    keys = (length + 1) / 2 if visible_only else length
     # What stands before it is a table.
-    dataclasses.replace(
-      _encoder('text', text, rows * length, keys), first=True
-    ),
-    _dense('text', 1, rows, text.width, config.embedding),
+    tower = _encoder('text', text, rows * length, keys)
+    found += [
+      dataclasses.replace(tower, first=True),
+      _dense('text', 1, rows, text.width, config.embedding),
+    ]
+  return found
+
+
+def _regions(config, batch) -> list[Block]:
+  """The networks of vlm/methods/mask, and the products of their losses."""
+  rows, regions, m = batch['regions'].shape
+  z, n, tokens = config.latent, config.words, rows * regions
+  keys = regions if config.context == 'image' else 1
+
+  def attention(count: int, width: int) -> Block:
+    return Block(
+      part='regions',
+      count=count,
+      products=2 * tokens * 4 * width * width,
+      attention=4 * tokens * keys * width,
+      weights=4 * width * width,
+      activations=tokens * 12 * width,
+      remat=False,
+    )
+
+  dense = lambda *sizes: _dense('regions', 1, tokens, *sizes)
+  found = [dense(m, z), attention(config.depth, z)]
+  if 'words' not in batch:
+    return found
+  # Codes with prototypes, and among each other; predicted words likewise.
+  compared = Block(
+    'regions', 1, 0, 2 * tokens**2 * (2 * z + n), 0, 0, remat=False
+  )
+  return [
+    *found,
+    *(dense(z, z), dense(z, z), attention(1, z), dense(z, m)),
+    *(dense(z, n), attention(3, n), dense(n, n), dense(n, n)),
+    compared,
   ]
 
 

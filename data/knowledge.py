@@ -92,6 +92,11 @@ class Knowledge:
     """Z."""
     return self.prototypes.shape[1]
 
+  def mean(self) -> np.ndarray:
+    """The mean of all regions, each as often as it has words; float32 [Z]."""
+    weights = np.asarray(self.counts, np.float64)
+    return np.average(self.prototypes, axis=0, weights=weights).astype('f4')
+
   def save(self, folder: epath.PathLike) -> None:
     """Writes the folder, facts last: without them it is not there."""
     folder = epath.Path(folder)

@@ -138,14 +138,26 @@ def throughput(made: RegionJob, mesh: jax.sharding.Mesh) -> Throughput:
 
 
 class _Pairs(grain.transforms.RandomMap):
-  """Row -> its regions, each with one of its words; picklable."""
+  """Row -> its regions, each with one of its words; picklable.
+
+  Where `data.subsample` is a share t of the pairs, a word of a larger share s
+  is kept with probability sqrt(t / s), so that the frequent are seen as the
+  square root of their number; their regions stay, without a word.
+  """
 
   def __init__(self, task: Any, data: ConfigDict):
-    self._task, self._data = task, data
+    self._task, self._data, self._kept = task, data, None
+    if data.subsample:
+      counts = np.asarray(task.counts(), np.float64)
+      self._kept = np.sqrt(data.subsample * counts.sum() / counts)
 
   def random_map(self, row: Any, rng: Any) -> Row:
     features, words = self._task.regions(row)
     drawn = [[one[rng.integers(len(one))]] if one else [] for one in words]
+    if self._kept is not None:
+      drawn = [
+        [w for w in one if rng.random() < self._kept[w]] for one in drawn
+      ]
     found = padded(features, drawn, self._data.regions, 1)
     return found | {'words': found['words'][:, 0]}
 

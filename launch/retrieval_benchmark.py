@@ -23,6 +23,7 @@ adjectives to nouns as MACK does. Writes to `--output`:
                      was killed goes on there, and --features takes it
 """
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -68,9 +69,9 @@ FEATURES = 'features'  # of --output, where --embedder leaves them
 COLUMNS = [f'{side}_r{k}' for side in ('t2i', 'i2t') for k in retrieval.RECALLS]
 SETTINGS = (
   'benchmark', 'data', 'split', 'features', 'embedder', 'images', 'knowledge',
-  'vectors', 'pooling', 'ood', 'neighbours', 'similarity', 'sharpness',
-  'protocol', 'lemmatise', 'stop_words', 'tags', 'parses', 'phrases', 'base',
-  'model', 'rerank', 'rerank_k', 'rerank_alpha',
+  'vectors', 'pooling', 'centre', 'ood', 'neighbours', 'similarity',
+  'sharpness', 'protocol', 'lemmatise', 'stop_words', 'tags', 'parses',
+  'phrases', 'base', 'model', 'rerank', 'rerank_k', 'rerank_alpha',
 )  # fmt: skip
 
 
@@ -83,6 +84,7 @@ def define_flags() -> None:
   flags.DEFINE_multi_enum(
     'pooling', ['t2i', MATCHED], [*DIRECTIONS], 'Each is scored.'
   )
+  flags.DEFINE_bool('centre', False, "Around the knowledge's mean (MACK).")
   flags.DEFINE_enum('ood', RECONSTRUCT, OOD_MODES, 'Words of no region.')
   flags.DEFINE_integer('neighbours', 10, 'm of --ood.', lower_bound=1)
   flags.DEFINE_enum('similarity', 'cos', MODES, 'Of --ood; the paper: raw.')
@@ -132,6 +134,11 @@ class Task(NamedTuple):
 def _run() -> None:
   _check_flags()
   knowledge = Knowledge.load(FLAGS.knowledge)
+  origin = np.zeros(knowledge.width, np.float32)
+  if FLAGS.centre:
+    origin = knowledge.mean()
+    prototypes = knowledge.prototypes - origin
+    knowledge = dataclasses.replace(knowledge, prototypes=prototypes)
   data = karpathy.open_captions(FLAGS.data, FLAGS.split or 'test')
   retrieve.spans(data.owners, FLAGS.protocol)  # Before anything that is long.
   tags = FLAGS.tags and karpathy.read_tags(FLAGS.tags, len(data.captions))
@@ -139,6 +146,7 @@ def _run() -> None:
   words = look_up(said, knowledge.index, vectors.index, word_settings())
   table, ids = _table(knowledge, words, vectors, tags, len(data.captions))
   codes, valid, left_out = _regions(data, knowledge)
+  codes = np.where(valid[..., None], codes - origin, 0)
   task = Task(data, codes, valid, words, table, ids, left_out)
   arms = _arms(task)
   folds = {name: _ranked(name, arm, data) for name, arm in arms.items()}

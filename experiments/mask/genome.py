@@ -71,6 +71,10 @@ class Task:
     vocabulary, vectors = self._chosen
     return vocabulary.words, vectors.rows(vocabulary.words)
 
+  def counts(self) -> tuple[int, ...]:
+    """Boxes of each word."""
+    return self._chosen[0].counts
+
   def files(self) -> dict[str, str]:
     """The words that rows of a checkpoint's tables stand for."""
     return {'words.json': json.dumps(self._chosen[0].words)}

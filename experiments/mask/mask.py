@@ -52,6 +52,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.optimizer.schedule = 'constant'
   config.optimizer.rules = (FROZEN,)
   config.data.vectors = ''
+  config.data.subsample = 0.0  # share of the pairs from which words are rarer
   if options.size == 'full':
     _full(config)
   else:

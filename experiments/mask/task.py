@@ -40,6 +40,14 @@ class Task:
     """Words of the knowledge, and their vectors float32 [K, N]."""
     return nouns.KNOWLEDGE, self.vectors.rows(nouns.KNOWLEDGE)
 
+  def counts(self) -> np.ndarray:
+    """Regions of each word of the knowledge."""
+    found = np.zeros(len(nouns.KNOWLEDGE), int)
+    for scene in self.world['knowledge'].scenes:
+      for thing in scene.things:
+        found[[_KNOWN[thing.noun], _KNOWN[thing.colour]]] += 1
+    return found
+
   def vocabulary(self) -> tuple[str, ...]:
     """Words that a supervised model has a vector for."""
     return VOCABULARY

@@ -206,6 +206,33 @@ def test_a_row_of_too_many_regions_or_words_is_bad():
       prototypes.padded(features, [[1], [], [2, 0]], regions, most)
 
 
+def test_frequent_words_are_seen_as_their_root(tmp_path):
+  config = config_of(tmp_path)
+  config.data.regions, config.data.subsample = 2, 0.04
+
+  class Counted:
+    counts = staticmethod(lambda: [1, 15, 84])
+    regions = staticmethod(lambda row: (np.ones((2, 3)), [[1], [0, 2]]))
+
+  pairs = prototypes._Pairs(Counted, config.data)
+  rng = np.random.default_rng(0)
+  words = np.array([pairs.random_map(0, rng)['words'] for _ in range(4000)])
+  seen = [np.mean(words == word) * 2 for word in range(3)]
+  # A word of fewer than 4 % of the pairs is always kept.
+  want = [0.5, np.sqrt(0.04 / 0.15), 0.5 * np.sqrt(0.04 / 0.84)]
+  np.testing.assert_allclose(seen, want, atol=0.03)
+
+
+def test_words_of_the_world_are_counted(tmp_path):
+  made = task.Task(config_of(tmp_path))
+  ((scenes,), _) = made.train_rows()
+  words = [
+    word for row in scenes for one in made.regions(row)[1] for word in one
+  ]
+  counts = np.bincount(words, minlength=len(nouns.KNOWLEDGE))
+  np.testing.assert_array_equal(made.counts(), counts)
+
+
 def test_parts_of_the_world_are_apart_and_kept(tmp_path):
   config = config_of(tmp_path)
   first = world.load(config.scenes)

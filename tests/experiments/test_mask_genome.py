@@ -60,6 +60,7 @@ def test_words_and_shares_of_every_image(config):
   words, vectors = task.words()
   assert words[0] == 'man' and set(words) == set(WORDS)
   assert vectors.shape == (4, 6)
+  assert task.counts()[0] == max(task.counts()) and len(task.counts()) == 4
   ((rows,), weights) = task.train_rows()
   assert weights is None and len(rows) == 4  # three boxes are two shares
   seen = [task.regions(rows[number]) for number in range(3)]

@@ -1,5 +1,6 @@
 """Retrieval through knowledge by flags, against loops in numpy."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -219,6 +220,28 @@ def test_folds_meet_themselves_alone(root, tmp_path, monkeypatch):
   assert (report['images'], report['captions'], len(lines)) == (2, 10, 12)
   with pytest.raises(SystemExit, match='protocol=5k needs 5000 images'):
     run(root, tmp_path, protocol='5k')
+
+
+def test_both_sides_may_be_centred(root, tmp_path):
+  known = Knowledge.load(root / 'k')
+  counts = np.array([1, 2, 3, 4])
+  mean = counts @ known.prototypes / counts.sum()
+  weighted = dataclasses.replace(known, counts=counts)
+  weighted.save(tmp_path / 'k')
+  shifted = dataclasses.replace(weighted, prototypes=known.prototypes - mean)
+  shifted.save(tmp_path / 'shifted')
+  features = np.load(root / 'ims.npy')
+  there = features.any(-1, keepdims=True)
+  np.save(tmp_path / 'ims.npy', np.where(there, features - mean, 0))
+  given = dict(features=str(tmp_path / 'ims.npy'))
+  _, want = run(
+    root, tmp_path / 'a', knowledge=str(tmp_path / 'shifted'), **given
+  )
+  _, got = run(root, tmp_path / 'b', knowledge=str(tmp_path / 'k'), centre=True)
+  for left, right in zip(want, got, strict=True):
+    pairs = zip(left.pop('scores'), right.pop('scores'), strict=True)
+    assert all(a == b or a == pytest.approx(b, abs=1e-5) for a, b in pairs)
+    assert left == right
 
 
 def test_phrases_of_mack(root, tmp_path):

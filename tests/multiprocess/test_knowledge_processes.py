@@ -1,4 +1,4 @@
-"""Two processes make knowledge and find images as one does."""
+"""Two processes train for knowledge, make it and find images as one does."""
 
 import json
 import os
@@ -101,3 +101,19 @@ def test_two_processes_work_as_one(root):
     scores = left.pop('scores'), right.pop('scores')
     np.testing.assert_allclose(*scores, atol=1e-5)
     assert left == right
+
+
+def test_two_processes_train_as_one(tmp_path):
+  """The bank is read anew from the regions of both."""
+  config = str(ROOT / 'experiments/mask/mask.py:smoke')
+  losses = []
+  for count in (1, 2):
+    workdir = tmp_path / str(count)
+    given = {'config.workdir': workdir, 'config.scenes.cache': tmp_path / 'w'}
+    run('launch.train', count, config=config, **given)
+    lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    losses.append([row['loss'] for row in rows if 'loss' in row])
+  assert len(losses[0]) == 3 and losses[0][-1] < 0.9 * losses[0][0]
+  # Each process draws words of its own: the same rows, not the same pairs.
+  np.testing.assert_allclose(*losses, rtol=0.01)

@@ -32,6 +32,8 @@ def order(base, other, k, alpha, mode):
   a, b = [base[m] for m in top], [other[m] for m in top]
   if mode == 'zscore':
     a, b = z(a), z(b)
+  elif mode == 'softmax':
+    a, b = ([math.exp(v) / sum(map(math.exp, x)) for v in x] for x in (a, b))
   new = {m: x + alpha * y for m, x, y in zip(top, a, b)}
   groups = []
   for part, worth in ((top, new), (rest, base)):

@@ -1,7 +1,9 @@
 """Another model's best candidates in a new order (Eq. 15).
 
-    zscore  ZS(base) + alpha ZS(other), among the k candidates of a query
-    mack    base + alpha other, as the predecessor's release does
+    zscore   ZS(base) + alpha ZS(other), among the k candidates of a query
+    mack     base + alpha other, as the predecessor's release does
+    softmax  the same of softmax(base) and softmax(other) over the candidates,
+             its way with models whose scores are logits
 
 Rows are queries: for the other direction, transpose both matrices.
 """
@@ -9,7 +11,7 @@ Rows are queries: for the other direction, transpose both matrices.
 import numpy as np
 from jaxtyping import Float
 
-MODES = ('zscore', 'mack')
+MODES = ('zscore', 'mack', 'softmax')
 
 
 def rerank(
@@ -32,7 +34,7 @@ def rerank(
     other: scores of the knowledge.
     k: candidates of a query; all where there are fewer.
     alpha: weight of `other`.
-    mode: 'zscore' or 'mack'.
+    mode: of MODES.
 
   Returns:
     float32, of which only the order within a row has a meaning.
@@ -61,7 +63,8 @@ def fused(
   other = _filled(other)
   if mode == 'mack':
     return base + alpha * other
-  return z_score(_filled(base)) + alpha * z_score(other)
+  scaled = z_score if mode == 'zscore' else _softmax
+  return scaled(_filled(base)) + alpha * scaled(other)
 
 
 def z_score(x: Float[np.ndarray, 'N k']) -> Float[np.ndarray, 'N k']:
@@ -72,6 +75,11 @@ def z_score(x: Float[np.ndarray, 'N k']) -> Float[np.ndarray, 'N k']:
   gap = x - x.mean(axis=1, keepdims=True)
   spread = np.sqrt(np.mean(gap * gap, axis=1, keepdims=True))
   return np.divide(gap, spread, out=np.zeros_like(gap), where=spread > 0)
+
+
+def _softmax(x: np.ndarray) -> np.ndarray:
+  worth = np.exp(x - x.max(axis=1, keepdims=True))
+  return worth / worth.sum(axis=1, keepdims=True)
 
 
 def _filled(x: np.ndarray) -> np.ndarray:

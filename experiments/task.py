@@ -56,7 +56,11 @@ model's other objectives want, and
 
   task.target(row)       the number that is to be read, or BadRecord
 
-Every record it scores has 'prediction', a number.
+Every record it scores has 'prediction', a number. So has one of the objective
+'levels' (launch/levels.py), which wants `task.prompt` and
+
+  task.level_answer(level)  the answer that names one of five words
+  task.opinion(row)      `soft_labels.Opinion` of a row, or BadRecord
 
 A task of the objectives 'prototypes' and 'region_text' has neither; it has
 

@@ -12,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from experiments import task as tasks
-from launch import job, pairs, prototypes, regression, rl
+from launch import job, levels, pairs, prototypes, regression, rl
 from vlm.train.metrics import Throughput
 from vlm.train.sft import sft
 from vlm.train.step import Absorb, Objective
@@ -131,6 +131,15 @@ TRAINERS = {
     prompts='batch_size',
     reference=lambda config: config.rl.beta > 0,
     throughput=rl.throughput,
+  ),
+  'levels': Trainer(
+    levels.objective,
+    prepare=levels.prepare,
+    batches=levels.batches,
+    shapes=levels.shapes,
+    seen=levels.seen,
+    rollout=None,
+    evaluate=levels.evaluate,
   ),
   'regression': Trainer(
     regression.objective,

@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data.examples import left_padded
-from data.regressor import Regressor, encode_with
+from data.regressor import Encode, Regressor, encode_with
 from experiments import task as tasks
 from launch import job, pairs
 from vlm.models import flops
@@ -120,9 +120,14 @@ class _Numbers(grain.transforms.RandomMap):
 def batches(made: Any, mesh: jax.sharding.Mesh) -> Any:
   """The iterator of this process's batches."""
   del mesh  # These batches need no device.
+  return stream(made, _Numbers(made))
+
+
+def stream(made: Any, rows: grain.transforms.RandomMap) -> Any:
+  """Batches of rows that are arrays already, of this process."""
   return job.stream(
     made,
-    [_Numbers(made)],
+    [rows],
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )
@@ -143,14 +148,22 @@ def evaluate(
     {set: {'records': [...], 'scores': {...}, 'skipped': {...}}}; a record's
     `prediction` is a number.
   """
-  config = made.config
-  regressor = Regressor(
-    read_of(config, made.model),
-    params,
-    encode_with(made.encoder, getattr(made, 'prompt_spec', None)),
-    mesh,
-    config.eval.batch_size,
-  )
+  read = read_of(made.config, made.model)
+  encode = encode_with(made.encoder, getattr(made, 'prompt_spec', None))
+  return evaluate_with(made, params, mesh, read, encode, progress)
+
+
+def evaluate_with(
+  made: Any,
+  params: Any,
+  mesh,
+  read: regression.Reader,
+  encode: Encode,
+  progress,
+) -> dict[str, dict[str, Any]]:
+  """The same with another way to read, see `data.regressor`."""
+  size = made.config.eval.batch_size
+  regressor = Regressor(read, params, encode, mesh, size)
   answer = lambda queries: (
     example['record'] | {'prediction': number}
     for example, number in regressor(queries)

@@ -21,6 +21,7 @@ from experiments.rali import q_insight, ract, towers
 
 BASE, SILENT = 'base', 'base, no think'
 WORDS, HEAD = 'SFT, score as text', 'SFT, regression head'
+LEVEL, DEQA = 'SFT, level as text', 'DeQA-Score, soft levels'
 PLAIN_TEACHER = 'GRPO, think, score'
 TEACHER = 'GRPO, think, score + degradation'
 RANK = 'VisualQuality-R1, think'
@@ -37,7 +38,7 @@ SINGLE = {family: f'GRPO on {family}' for family in FAMILIES[1:]}
 # Trained on other families than A alone: of a table of their own.
 POOLED = (*SINGLE.values(), MIXED, MIXED_HEAD, RACT)
 # They say one number, however often they are asked.
-NUMBERS = (HEAD, MIXED_HEAD, CLIP, MSE, RALI, ONE, PLAIN_RALI)
+NUMBERS = (HEAD, DEQA, MIXED_HEAD, CLIP, MSE, RALI, ONE, PLAIN_RALI)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +83,8 @@ LINKS = {
   BASE: Link(_vlm('base')),
   SILENT: Link(_vlm('base_no_think'), thorough=True),
   WORDS: Link(_vlm('sft_score'), SILENT, thorough=True),
+  LEVEL: Link(_vlm('sft_level'), SILENT, thorough=True),
+  DEQA: Link(_vlm('deqa'), SILENT, thorough=True),
   HEAD: Link(_vlm('sft_regression'), BASE),
   TEACHER: Link(_vlm('score_degradation', _describing('A')), BASE),
   PLAIN_TEACHER: Link(_vlm('score', _describing('A')), BASE, thorough=True),

@@ -20,6 +20,8 @@ photographs, minutes), `smoke` (seconds). Arms:
   sft_level          supervised: Q-Align's five words
   sft_regression     a regression head on the last state of the prompt, which is
                      a column of the head that no token needs; squared error
+  deqa               supervised: the words by DeQA-Score's soft labels, and the
+                     order of the pictures of a set
   sft_description    supervised: a teacher's descriptions, then ratings (RACT)
   base               tiny only: captions with mistakes, which every arm of the
                      miniature starts from
@@ -42,6 +44,7 @@ SUPERVISED = {
   'sft_score': ('score', 'answer'),
   'sft_level': ('level', 'level'),
   'sft_regression': ('score', 'number'),
+  'deqa': ('level', 'number'),
   'sft_description': ('description', 'answer'),
   'base': ('description', 'answer'),
   'base_no_think': ('score', 'answer'),
@@ -122,6 +125,8 @@ def _arm(config: ConfigDict, arm: str) -> None:
       # In the miniature the column of the token that fills rows.
       column = 0 if 'photos' in config else FIM_PAD
       config.regression = {'of': 'prompt', 'column': column, 'centre': CENTRE}
+    if arm == 'deqa':
+      config.objective = 'levels'
     return
   config.objective = 'grpo'
   if arm in ('score', 'no_think_score', 'rank'):

@@ -4,6 +4,7 @@ Files (data/sources/iqa.py) or the world of photographs (data/worlds/photos.py)
 alike; `config.iqa` says what is asked and rewarded, see q_insight.py.
 """
 
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from data.checkpoint import load_chat_of
 from data.image import open_image
 from data.processors.limits import capped
 from data.records import BadRecord, require
+from data.sources.iqa_meta import ANSWER
 from experiments.rali import (
   answers,
   describing,
@@ -26,7 +28,7 @@ from experiments.rali import (
   vocabulary,
 )
 from experiments.rali.score import set_scores
-from vlm.methods.rali import completion, rank_reward
+from vlm.methods.rali import completion, rank_reward, soft_labels
 from vlm.methods.rali.answer_format import format_reward
 from vlm.methods.rali.bottleneck import bottleneck
 from vlm.methods.rali.degradation_reward import degradation_reward
@@ -132,6 +134,25 @@ class Task:
       BadRecord: a row without one.
     """
     return float(require(row, 'gt_score_norm', (int, float)))
+
+  def level_answer(self, level: str) -> str:
+    """The sentence that names one of five levels."""
+    return ANSWER.format(level=level)
+
+  def opinion(self, row: Mapping[str, Any]) -> soft_labels.Opinion:
+    """The published soft label of a row, or what its opinion makes of it.
+
+    Raises:
+      BadRecord: a row without an opinion.
+    """
+    mean, name = self.target(row), row['dataset']
+    std = float(row.get('std_norm', 0))
+    label = row.get('level_probs')
+    if label is None:
+      density = soft_labels.PUBLISHED.get(name, 'pdf')
+      label = soft_labels.soft_label(mean, std, density).probs
+    group = zlib.crc32(name.encode()) >> 1  # an int32, the same everywhere
+    return soft_labels.Opinion(label, mean, std, group)
 
   def rewards(self) -> list[Reward | GroupReward]:
     """The format and the answer, each counting 1."""

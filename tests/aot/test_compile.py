@@ -252,6 +252,7 @@ def test_a_step_of_rl_compiles():
     ('experiments/mask/mask.py', 'smoke,arm=supervised'),
     ('experiments/rali/towers.py', 'smoke,arm=mse'),
     ('experiments/rali/q_insight.py', 'smoke,arm=sft_regression'),
+    ('experiments/rali/q_insight.py', 'full,arm=deqa'),
   ],
 )
 def test_steps_without_words_are_planned_and_counted(file, size):

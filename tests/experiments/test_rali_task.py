@@ -29,8 +29,9 @@ def test_every_config_is_made(arm, size):
   config = q_insight.get_config(f'{size},arm={arm}')
   supervised = arm in q_insight.SUPERVISED
   objective = 'sft' if supervised else 'grpo'
-  if arm == 'sft_regression':
-    objective = 'regression'
+  objective = {'sft_regression': 'regression', 'deqa': 'levels'}.get(
+    arm, objective
+  )
   assert config.objective == objective
   single = supervised or arm in ('score', 'rank', 'no_think_score')
   if arm not in q_insight.BASES:

@@ -41,11 +41,8 @@ def reader(model: Any, column: int, centre: float | int = 0.0) -> Reader:
     raise ValueError(
       f'--config.regression.column={column}, expected 0 to {width - 1}'
     )
-  if not tower and model.prune is not None:
-    raise ValueError(
-      'the state that is read would be one of a pruned prompt; unset '
-      '--config.flashvid.layer'
-    )
+  if not tower:
+    check_whole(model)
 
   def of_picture(params, batch):
     found = model.encode_image(params, batch['pixels']).embedding
@@ -62,6 +59,15 @@ def reader(model: Any, column: int, centre: float | int = 0.0) -> Reader:
     )
 
   return of_picture if tower else of_prompt
+
+
+def check_whole(model: Any) -> None:
+  """Refuses a model that prunes its prompts, with ValueError."""
+  if model.prune is not None:
+    raise ValueError(
+      'the state that is read would be one of a pruned prompt; unset '
+      '--config.flashvid.layer'
+    )
 
 
 def regression(read: Reader) -> Objective:

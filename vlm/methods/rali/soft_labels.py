@@ -6,6 +6,8 @@ two nearest levels share the mass.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -36,6 +38,22 @@ class SoftLabel:
   probs: Float[np.ndarray, '5']
   density: Float[np.ndarray, '5']
   linear: bool
+
+
+class Opinion(NamedTuple):
+  """What a picture's row teaches.
+
+  Attributes:
+    label: of five levels, excellent first, sum 1.
+    mean: of the opinions, in [1, 5].
+    std: their deviation on that scale; 0 where it is not published.
+    group: number of the set, within which opinions can be ordered.
+  """
+
+  label: Sequence[float]
+  mean: float
+  std: float
+  group: int
 
 
 def normalise(

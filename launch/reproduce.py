@@ -23,7 +23,7 @@ SYSTEMS = {
   'depthlm': 'experiments.depthlm.miniature',
   'flashvid': 'experiments.flashvid.miniature',
   'mask': 'experiments.mask.miniature',
-  'rali': 'experiments.rali.miniature',
+  'rali': 'experiments.rali.miniature.summary',
 }
 THOROUGH_SEEDS = 3
 

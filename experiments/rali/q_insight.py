@@ -36,7 +36,8 @@ from ml_collections import ConfigDict
 
 from data import dct
 from experiments.common import base_config, parse_arg
-from experiments.rali import sets, vocabulary
+from experiments.rali import sets
+from experiments.rali.miniature import vocabulary
 from vlm.methods.rali.prompts import Wording
 from vlm.methods.rali.score_reward import THRESHOLD
 

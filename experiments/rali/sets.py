@@ -15,7 +15,7 @@ from data.sources import iqa
 from data.sources.iqa_corpora import CORPORA
 from data.sources.photo_rows import GenericRows, PhotoRows
 from data.worlds.photos import CROWDS
-from experiments.rali import described
+from experiments.rali.miniature import described
 
 FILES = ('.json', '.jsonl')
 GENERIC = 'generic'

@@ -19,14 +19,8 @@ from data.image import open_image
 from data.processors.limits import capped
 from data.records import BadRecord, require
 from data.sources.iqa_meta import ANSWER
-from experiments.rali import (
-  answers,
-  describing,
-  measure,
-  raters,
-  sets,
-  vocabulary,
-)
+from experiments.rali import answers, sets
+from experiments.rali.miniature import describing, measure, raters, vocabulary
 from experiments.rali.score import set_scores
 from vlm.methods.rali import completion, rank_reward, soft_labels
 from vlm.methods.rali.answer_format import format_reward

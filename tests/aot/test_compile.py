@@ -250,7 +250,7 @@ def test_a_step_of_rl_compiles():
   [
     ('experiments/mask/mask.py', 'full'),  # Visual Genome need not be there
     ('experiments/mask/mask.py', 'smoke,arm=supervised'),
-    ('experiments/rali/towers.py', 'smoke,arm=mse'),
+    ('experiments/rali/miniature/towers.py', 'smoke,arm=mse'),
     ('experiments/rali/q_insight.py', 'smoke,arm=sft_regression'),
     ('experiments/rali/q_insight.py', 'full,arm=deqa'),
   ],

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from data.sources.photo_rows import PhotoRows
-from experiments.rali import q_insight, vocabulary
+from experiments.rali import q_insight
+from experiments.rali.miniature import vocabulary
 from launch import job
 from vlm.methods.rali.bottleneck import bottleneck
 from vlm.models.attention import BLIND, VISUAL, sees

@@ -7,14 +7,8 @@ import pytest
 from etils import epath
 
 from experiments.miniature import Arm, Outcome
-from experiments.rali import (
-  chains,
-  measure,
-  miniature,
-  parts,
-  q_insight,
-  readings,
-)
+from experiments.rali import q_insight
+from experiments.rali.miniature import chains, measure, parts, readings, summary
 from launch import arms as launch_arms
 from launch import reproduce
 from launch import train as training
@@ -44,12 +38,12 @@ def made(tmp_path_factory):
     Arm(chains.BASE, 0, _config('base')),
   ]
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(miniature, 'arms', lambda seeds, thorough: chain)
-    summary = reproduce.run_system('rali', 1, False, root, workers=1)
+    patch.setattr(summary, 'arms', lambda seeds, thorough: chain)
+    first = reproduce.run_system('rali', 1, False, root, workers=1)
     patch.setattr(training, 'run', None)
     again = reproduce.run_system('rali', 1, False, root, workers=1)
-  assert [t.rows for t in summary.tables] == [t.rows for t in again.tables]
-  return summary, chain
+  assert [t.rows for t in first.tables] == [t.rows for t in again.tables]
+  return first, chain
 
 
 @pytest.mark.slow
@@ -63,17 +57,17 @@ def test_an_arm_starts_from_the_last_parameters_of_another(made):
 
 @pytest.mark.slow
 def test_tables_and_sentences(made):
-  summary, _ = made
-  titles = [table.title for table in summary.tables]
+  found, _ = made
+  titles = [table.title for table in found.tables]
   assert titles[:2] == ['greedy answers', 'mean of drawn answers']
-  for table in summary.tables[:2]:
+  for table in found.tables[:2]:
     assert [row[0] for row in table.rows] == [
       METHOD,
       chains.BASE,
       'latent quality (bound)',
     ]
     assert float(table.rows[-1][2]) > 0.8
-  (photographs,) = (t for t in summary.tables if 'real' in t.title)
+  (photographs,) = (t for t in found.tables if 'real' in t.title)
   assert photographs.header == [
     'arm',
     'blur',
@@ -84,19 +78,19 @@ def test_tables_and_sentences(made):
   ]
   for row in photographs.rows:
     assert all(0 <= float(cell) <= 1 for cell in row[1:])
-  sentence, learnt, *others = summary.findings
+  sentence, learnt, *others = found.findings
   assert 'one seed decides nothing' in sentence and 'against "base"' in sentence
   assert 'reward of the answer from' in learnt
   for arm in (METHOD, chains.BASE):
     told = f'"{arm}", rated from its reasoning without the image'
     assert sum(other.startswith(told) for other in others) == 1
-  (removal,) = (t for t in summary.tables if 'without the image' in t.title)
+  (removal,) = (t for t in found.tables if 'without the image' in t.title)
   assert [row[0] for row in removal.rows] == [METHOD, chains.BASE]
-  (halves,) = (t for t in summary.tables if t.title.startswith('tower and'))
+  (halves,) = (t for t in found.tables if t.title.startswith('tower and'))
   assert [row[1] for row in halves.rows] == [
     'tower of the start', 'decoder of the start', 'its own',
   ]  # fmt: skip
-  captions = [picture.caption for picture in summary.pictures]
+  captions = [picture.caption for picture in found.pictures]
   assert captions[0].startswith('Mean reward') and len(captions) == 3
 
 
@@ -117,7 +111,7 @@ def test_an_arm_without_what_it_needs_is_an_error():
 
 @pytest.mark.parametrize('thorough', [False, True])
 def test_every_arm_of_the_miniature_has_what_it_needs(thorough):
-  made = miniature.arms(2, thorough)
+  made = summary.arms(2, thorough)
   names = {arm.name for arm in made}
   assert names == {
     n for n, link in chains.LINKS.items() if thorough or not link.thorough
@@ -151,7 +145,7 @@ def test_every_arm_of_the_miniature_has_what_it_needs(thorough):
 
 
 def test_what_claims_compare_exists():
-  compared = {name for pair in miniature.CLAIMS for name in pair}
+  compared = {name for pair in summary.CLAIMS for name in pair}
   compared |= {name for pair in parts.POOLED_CLAIMS for name in pair}
   compared |= {name for name, _ in parts.CASES.values()}
   compared |= {*chains.POOLED, *chains.NUMBERS}
@@ -168,10 +162,10 @@ def _outcome(name, seed, srcc, other, measured=None):
 
 
 def test_differences_are_paired_by_seed_and_may_say_no():
-  first, second = miniature.CLAIMS[0]
+  first, second = summary.CLAIMS[0]
   runs = [_outcome(first, s, 0.8, 0.6 + 0.1 * s) for s in range(3)]
   runs += [_outcome(second, s, 0.9, 0.5) for s in range(3)]
-  (said,) = miniature.findings(runs)
+  (said,) = summary.findings(runs)
   # The undefined set counts nothing, for both.
   assert '+0.100 SRCC out of domain (+0.050 to +0.150 over 3 seeds)' in said
   assert '-0.100 in domain: replicated with every seed' in said

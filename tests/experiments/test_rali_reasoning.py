@@ -9,10 +9,10 @@ import pytest
 from data.sources.photo_rows import PhotoRows
 from data.sources.photographs import SeverityRows
 from experiments.miniature import Arm, Outcome
-from experiments.rali import (
+from experiments.rali import q_insight
+from experiments.rali.miniature import (
   brisque_scorer,
   figures,
-  q_insight,
   reasoning,
   reasoning_tables,
   vocabulary,

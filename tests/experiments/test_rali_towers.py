@@ -8,15 +8,15 @@ import pytest
 
 from data.pairs import TextEncoder
 from experiments import task as tasks
-from experiments.rali import (
+from experiments.rali import q_insight
+from experiments.rali.answers import answer_of
+from experiments.rali.miniature import (
   described,
   describing,
-  q_insight,
   raters,
   towers,
   vocabulary,
 )
-from experiments.rali.answers import answer_of
 from launch import evaluate, regression, train
 from vlm.methods.rali.descriptions import describe
 from vlm.metrics import correlation

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.miniature import Outcome, Picture, names_of, seeds_of
-from experiments.rali.readings import (
+from experiments.rali.miniature.readings import (
   HOME,
   greedy,
   number,

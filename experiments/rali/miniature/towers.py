@@ -1,6 +1,7 @@
 r"""The student of RALI in miniature: a CLIP of some fifty thousand numbers.
 
-  python -m launch.train --config=experiments/rali/towers.py:tiny,arm=captions
+  python -m launch.train \
+    --config=experiments/rali/miniature/towers.py:tiny,arm=captions
 
 Arms, each a run of its own:
 
@@ -40,7 +41,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   smoke = options.size == 'smoke'
   config = q_insight.get_config(f'{options.size},arm=base,seed={options.seed}')
   config.workdir = f'runs/rali/tower-{options.size}-{options.arm}-0'
-  config.task = 'experiments.rali.tower_task'
+  config.task = 'experiments.rali.miniature.tower_task'
   config.objective = 'contrastive'
   config.contrastive = contrastive_fields()
   config.sets.degradations = ()

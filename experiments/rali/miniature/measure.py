@@ -18,7 +18,7 @@ from data import dct
 from data.chunks import filled
 from data.sources.photographs import SeverityRows
 from data.worlds import photos
-from experiments.rali import reasoning
+from experiments.rali.miniature import reasoning
 from experiments.rali.score import plain, set_scores
 from vlm.methods.rali.readers import CONSTANT, read_score
 from vlm.metrics import correlation, monotonicity

@@ -28,7 +28,7 @@ from etils import epath
 from data import dct
 from data.chunks import filled
 from data.worlds import photos
-from experiments.rali import vocabulary
+from experiments.rali.miniature import vocabulary
 from vlm.methods.rali.analysis import attention, domains, removal, rows
 from vlm.methods.rali.analysis.swap import swap
 from vlm.methods.rali.readers import CONSTANT, HIGH

@@ -15,7 +15,7 @@ import numpy as np
 
 from data import dct
 from data.regressor import Regressor, encode_with
-from experiments.rali import measure
+from experiments.rali.miniature import measure
 from vlm.sharding.mesh import make_mesh
 from vlm.train import regression
 

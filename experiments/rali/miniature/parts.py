@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.miniature import Outcome, Table, paired, seeds_of, spread_of
-from experiments.rali import chains
-from experiments.rali.readings import (
+from experiments.rali.miniature import chains
+from experiments.rali.miniature.readings import (
   HOME,
   case,
   drawn,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from data.sources.photographs import SeverityRows
-from experiments.rali.measure import falling_rates
+from experiments.rali.miniature.measure import falling_rates
 
 NAME = 'BRISQUE'
 MISSING = (

@@ -17,10 +17,11 @@ from tokenizers import Tokenizer, processors
 from data import dct
 from data.embeddings import Embedder
 from data.records import require
-from experiments.rali import answers, measure, raters, sets, vocabulary
+from experiments.rali import answers, sets
+from experiments.rali.miniature import measure, raters, vocabulary
+from experiments.rali.miniature.towers import HOME
 from experiments.rali.score import plain, set_scores
 from experiments.rali.task import record_of
-from experiments.rali.towers import HOME
 from vlm.methods.rali import scorer, stages
 from vlm.methods.rali.basis import BasisSettings
 from vlm.methods.rali.fit import FitSettings

@@ -17,7 +17,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments.miniature import Arm
-from experiments.rali import q_insight, ract, towers
+from experiments.rali import q_insight, ract
+from experiments.rali.miniature import towers
 
 BASE, SILENT = 'base', 'base, no think'
 WORDS, HEAD = 'SFT, score as text', 'SFT, regression head'

@@ -16,7 +16,7 @@ from experiments.miniature import (
   seeds_of,
   spread_of,
 )
-from experiments.rali.readings import (
+from experiments.rali.miniature.readings import (
   HOME,
   greedy,
   mean_over,
@@ -24,7 +24,7 @@ from experiments.rali.readings import (
   out_of_domain,
   range_of,
 )
-from experiments.rali.reasoning import MASKED, SEEN, TEXT_ONLY, WAYS
+from experiments.rali.miniature.reasoning import MASKED, SEEN, TEXT_ONLY, WAYS
 
 NEAR = 0.05  # SRCC that text may lose and still carry the score (spec 9.3)
 CLEARLY = 0.05  # of accuracy, about three deviations at a thousand images

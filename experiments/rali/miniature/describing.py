@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 from data.chunks import filled
-from experiments.rali import described, sets, vocabulary
+from experiments.rali import sets
+from experiments.rali.miniature import described, vocabulary
 from vlm.methods.rali.descriptions import describe
 
 

@@ -23,14 +23,14 @@ from experiments.miniature import (
   seeds_of,
   spread_of,
 )
-from experiments.rali import (
+from experiments.rali.miniature import (
   brisque_scorer,
   chains,
   figures,
   parts,
   reasoning_tables,
 )
-from experiments.rali.readings import (
+from experiments.rali.miniature.readings import (
   HOME,
   Reading,
   drawn,

@@ -25,9 +25,9 @@ adjectives to nouns as MACK does. Writes to `--output`:
 
 import dataclasses
 import json
-from collections import Counter
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import numpy as np
@@ -50,8 +50,8 @@ from data.words.captions import (
 )
 from data.words.vectors import WordVectors, load_vectors
 from experiments.mask import phrases, retrieve
-from experiments.mask.retrieve import Arm
-from launch import benchmark, console
+from experiments.mask.retrieve import Arm, Task
+from launch import benchmark, console, retrieval_report
 from vlm.methods.mask.matcher import POOLINGS, Matcher
 from vlm.methods.mask.reconstruct import MODES, Reconstruction
 from vlm.methods.mask.rerank import MODES as RERANKS
@@ -66,7 +66,6 @@ DIRECTIONS = {name: (name, name) for name in POOLINGS} | {
 }
 IMAGES_AT_ONCE = 128
 FEATURES = 'features'  # of --output, where --embedder leaves them
-COLUMNS = [f'{side}_r{k}' for side in ('t2i', 'i2t') for k in retrieval.RECALLS]
 SETTINGS = (
   'benchmark', 'data', 'split', 'features', 'embedder', 'images', 'knowledge',
   'vectors', 'pooling', 'centre', 'ood', 'neighbours', 'similarity',
@@ -109,36 +108,9 @@ def run_from_flags() -> None:
     _run()
 
 
-class Task(NamedTuple):
-  """What is matched with what.
-
-  Attributes:
-    data: images and captions.
-    codes: float32 [n, I, Z] of the images' regions.
-    valid: bool [n, I].
-    words: of the captions.
-    table: float32 [W, Z], what each word or phrase looks like.
-    ids: int32 [m, J], rows of it.
-    left_out: regions and images without a feature, counted.
-  """
-
-  data: karpathy.Captioned
-  codes: np.ndarray
-  valid: np.ndarray
-  words: CaptionWords
-  table: np.ndarray
-  ids: np.ndarray
-  left_out: dict[str, int]
-
-
 def _run() -> None:
   _check_flags()
-  knowledge = Knowledge.load(FLAGS.knowledge)
-  origin = np.zeros(knowledge.width, np.float32)
-  if FLAGS.centre:
-    origin = knowledge.mean()
-    prototypes = knowledge.prototypes - origin
-    knowledge = dataclasses.replace(knowledge, prototypes=prototypes)
+  knowledge, origin = _knowledge()
   data = karpathy.open_captions(FLAGS.data, FLAGS.split or 'test')
   retrieve.spans(data.owners, FLAGS.protocol)  # Before anything that is long.
   tags = FLAGS.tags and karpathy.read_tags(FLAGS.tags, len(data.captions))
@@ -150,20 +122,34 @@ def _run() -> None:
   task = Task(data, codes, valid, words, table, ids, left_out)
   arms = _arms(task)
   folds = {name: _ranked(name, arm, data) for name, arm in arms.items()}
-  report = _report(task, folds, knowledge)
+  settings = {name: getattr(FLAGS, name) for name in SETTINGS}
+  report = retrieval_report.report_of(task, folds, knowledge, settings)
   # Scores come from the devices of all processes, which ask for them together.
-  records = _records(task, arms, folds)
-  if jax.process_index():
-    for _ in records:
-      pass
-    return
+  records = retrieval_report.records(task, arms, folds)
+  if jax.process_index() == 0:
+    _write(records, report)
+    retrieval_report.show(report)
+    console.say(f'scores and predictions: {FLAGS.output}')
+  else:
+    deque(records, maxlen=0)
+
+
+def _write(records: Iterable[dict[str, Any]], report: dict[str, Any]) -> None:
   output = epath.Path(FLAGS.output)
   output.mkdir(parents=True, exist_ok=True)
   with (output / 'predictions.jsonl').open('w') as file:
     file.writelines(json.dumps(record) + '\n' for record in records)
   (output / 'scores.json').write_text(json.dumps(report, indent=1))
-  show(report)
-  console.say(f'scores and predictions: {FLAGS.output}')
+
+
+def _knowledge() -> tuple[Knowledge, np.ndarray]:
+  """The knowledge, and where its codes have their origin, float32 [Z]."""
+  knowledge = Knowledge.load(FLAGS.knowledge)
+  if not FLAGS.centre:
+    return knowledge, np.zeros(knowledge.width, np.float32)
+  origin = knowledge.mean()
+  prototypes = knowledge.prototypes - origin
+  return dataclasses.replace(knowledge, prototypes=prototypes), origin
 
 
 def _check_flags() -> None:
@@ -339,97 +325,3 @@ def _clip(data: karpathy.Captioned) -> retrieval.Score:
 def _ranked(name: str, arm: Arm, data: karpathy.Captioned):
   console.say(f'ranking: {name}, {len(data.captions)} captions')
   return retrieve.rank(arm, data.owners, FLAGS.protocol)
-
-
-def _report(task: Task, folds: dict[str, Any], knowledge: Knowledge):
-  owners, first = task.data.owners, next(iter(folds.values()))
-  captions = np.concatenate([fold.captions for fold in first])
-  images = sum(fold.stop - fold.start for fold in first)
-  empty = sum(not task.data.captions[number] for number in captions)
-  return {
-    'protocol': FLAGS.protocol,
-    'folds': len(first),
-    'images': images,
-    'captions': len(captions),
-    'empty_captions': empty,
-    'left_out': dict(task.data.skipped) | task.left_out,
-    'words': retrieve.word_counts(task.words, captions, FLAGS.ood == DROP),
-    'scores': {
-      name: retrieve.figures(found, owners)
-      | {'ood': retrieve.with_ood(found, owners, task.words)}
-      for name, found in folds.items()
-    },
-    'settings': {name: getattr(FLAGS, name) for name in SETTINGS},
-    'knowledge': dict(knowledge.meta) | {'words': len(knowledge.words)},
-    'jax': jax.__version__,
-  }
-
-
-def _records(
-  task: Task, arms: dict[str, Arm], folds: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-  """A line for each query of each arm."""
-  for name, arm in arms.items():
-    for fold in folds[name]:
-      texts, images = retrieve.best(arm, fold)
-      for row, number in enumerate(range(fold.start, fold.stop)):
-        yield {
-          'arm': name,
-          'query': 'image',
-          'image': task.data.images[number],
-          'rank': int(fold.ranks.texts[row]),
-          'best': texts.numbers[row].tolist(),
-          'scores': _plain(texts.scores[row]),
-        }
-      for row, number in enumerate(fold.captions):
-        yield {
-          'arm': name,
-          'query': 'caption',
-          'caption': int(number),
-          'text': task.data.captions[number],
-          'image': task.data.images[task.data.owners[number]],
-          'rank': int(fold.ranks.images[row]),
-          'best': [task.data.images[image] for image in images.numbers[row]],
-          'scores': _plain(images.scores[row]),
-          **_words_of(task.words, number),
-        }
-
-
-def _plain(scores: np.ndarray) -> list[float | None]:
-  """JSON has no infinity: a score of no match is null."""
-  return [float(score) if np.isfinite(score) else None for score in scores]
-
-
-def _words_of(words: CaptionWords, caption: int) -> dict[str, list[str]]:
-  found: dict[str, list[str]] = {'known': [], 'ood': []}
-  for number in words.ids[caption]:
-    if number >= 0:
-      found[words.status[number]].append(words.words[number])
-  return found
-
-
-def show(report: dict[str, Any]) -> None:
-  """Prints scores by arm with the protocol, and what became of words."""
-  rows = []
-  for name, found in report['scores'].items():
-    cells = [f'{found[column]:.1f}' for column in COLUMNS]
-    _, low, high = found['intervals']['rsum']
-    interval = f'{low:.1f} to {high:.1f}'
-    rows.append([name, *cells, f'{found["rsum"]:.1f}', interval])
-  title = (
-    f'protocol {report["protocol"]}: {report["images"]} images, '
-    f'{report["captions"]} captions, {report["folds"]} fold(s); '
-    f'--ood={report["settings"]["ood"]}'
-  )
-  console.print_table(title, ['', *COLUMNS, 'rsum', '95 %'], rows)
-  words = report['words']
-  lines = [[f'words {n}', f'{x:.1%}'] for n, x in words['share'].items()]
-  lines += [
-    ['captions with an OOD word', f'{words["captions_with_ood_share"]:.1%}'],
-    [
-      'captions without a word',
-      f'{words["captions_without_a_word_share"]:.1%}',
-    ],
-  ]
-  lines += [[what, str(count)] for what, count in report['left_out'].items()]
-  console.print_table('beside them', ['', ''], lines)

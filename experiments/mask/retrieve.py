@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data.sources import karpathy
 from data.words.captions import OOD, STATUSES, CaptionWords
 from vlm.methods.mask.matcher import matched_ranks
 from vlm.methods.mask.rerank import rerank
@@ -20,6 +21,28 @@ TOP = 10
 QUERIES = 512  # re-ranked at once
 BLOCK = 256  # images whose scores are held at once
 SHOWN_WORDS = 50  # most frequent words without a prototype that are kept
+
+
+class Task(NamedTuple):
+  """What is matched with what.
+
+  Attributes:
+    data: images and captions.
+    codes: float32 [n, I, Z] of the images' regions.
+    valid: bool [n, I].
+    words: of the captions.
+    table: float32 [W, Z], what each word or phrase looks like.
+    ids: int32 [m, J], rows of it.
+    left_out: regions and images without a feature, counted.
+  """
+
+  data: karpathy.Captioned
+  codes: np.ndarray
+  valid: np.ndarray
+  words: CaptionWords
+  table: np.ndarray
+  ids: np.ndarray
+  left_out: dict[str, int]
 
 
 class Arm(NamedTuple):

@@ -68,6 +68,7 @@ A task of the objectives 'prototypes' and 'region_text' has neither; it has
   task.words()           (words, their vectors float32 [K, N]), of 'prototypes'
   task.regions(row)      (features [i, M], a list of numbers of words for each
                          region) of a row, or BadRecord
+  task.counts()          regions of each word, where data.subsample is set
   task.vocabulary()      words, of 'region_text'
   task.region_caption(row, rng)  (features [i, M], numbers of a caption's words)
 

@@ -13,6 +13,9 @@ from etils import epath
 
 from experiments.miniature import Summary
 
+# A report holds all of its pictures until it is written.
+plt.rcParams['figure.max_open_warning'] = 0
+
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width">

@@ -14,16 +14,21 @@ from matplotlib.patches import ConnectionPatch, Rectangle
 from experiments.flashvid import forests, measure, reducers
 from experiments.miniature import Outcome, Picture
 
-DRAWN = (
+OWN = (
   reducers.FLASHVID,
   'ADTS only',
   'diversity only',
   'TSTM only',
   'ADTS + TTM',
-  'random',
-  'pooling',
+)
+PEERS = (
+  'FrameFusion',
+  'HoliTom',
+  'ToMe',
   'VisionZip',
   'FastVID',
+  'random',
+  'pooling',
 )
 
 
@@ -33,7 +38,7 @@ def draw(answers: Any, outcomes: Sequence[Outcome]) -> list[Picture]:
     Picture('Training loss per answer token, by seed.', _losses(outcomes)),
     Picture(
       'Accuracy against the visual tokens a decoder layer sees on average. The '
-      'rules are full tokens and no video at all.',
+      'rules are full tokens and no video at all; peers are dashed.',
       _curves(answers),
     ),
     Picture(
@@ -79,13 +84,14 @@ def _losses(outcomes: Sequence[Outcome]):
 
 
 def _curves(answers: Any):
-  figure, axis = plt.subplots(figsize=(7, 4), layout='constrained')
-  for method in DRAWN:
+  figure, axis = plt.subplots(figsize=(8, 4), layout='constrained')
+  for method in OWN + PEERS:
     keys = [key for key in answers.points('clips') if key[1] == method]
     share = [100 * np.mean(answers.share[key]) for key in keys]
     found = [answers.accuracy(key, measure.LEARNED) for key in keys]
     mean = [interval.mean for interval in found]
-    (line,) = axis.plot(share, mean, 'o-', label=method, markersize=3)
+    style = 'o-' if method in OWN else 'o--'
+    (line,) = axis.plot(share, mean, style, label=method, markersize=3)
     if method == reducers.FLASHVID:
       low, high = ([i[n] for i in found] for n in (1, 2))
       axis.fill_between(share, low, high, color=line.get_color(), alpha=0.2)
@@ -105,7 +111,7 @@ def _curves(answers: Any):
   ticks = [5, 8, 16, 25, 50]
   axis.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
   axis.set_xticks([], minor=True)
-  axis.legend(frameon=False, fontsize=8, ncols=2)
+  axis.legend(frameon=False, fontsize=8, bbox_to_anchor=(1, 1))
   return figure
 
 

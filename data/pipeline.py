@@ -41,7 +41,7 @@ Pairs of a picture and a text (data/pairs.py) have no others than these:
     text_ids  int32 [B]           equal where texts are, above 0; 0 is padding
     cut       float32 [B]         1 where the text was longer than T
 
-Sets of region features (launch/prototypes.py) have no others than these:
+Sets of region features (launch/objectives/prototypes.py) have these alone:
 
     regions   float32 [B, I, M]   zeros where unused
     valid     bool [B, I]

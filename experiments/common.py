@@ -112,7 +112,7 @@ def base_config() -> ConfigDict:
       'seed': 0,
       'workdir': 'runs/unnamed',
       'task': '',  # module of the experiment's task, see experiments/task.py
-      'objective': 'sft',  # a row of launch/objectives.py
+      'objective': 'sft',  # a row of launch/objectives/registry.py
       # Workdir of a run whose last parameters this one starts from.
       'init_from': '',
       'steps': 1000,

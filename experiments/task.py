@@ -15,7 +15,7 @@ A config names a module in `config.task`; the module has a class `Task`:
   task.score(records)  {metric: (value, low, high) or value}; every record has
                        'prediction', the text the model wrote
 
-A task that rewards can train (launch/rl.py) has
+A task that rewards can train (launch/objectives/rl.py) has
 
   task.prompt(row, rng) -> {'images', 'messages', 'record'} or BadRecord;
                        `messages` ends with the user's turn, `record` is JSON,
@@ -51,13 +51,13 @@ and may have
   task.evaluate(job, params, mesh)  scores of its sets instead of retrieval,
                              as launch/evaluate.py gives them
 
-A task of the objective 'regression' (launch/regression.py) has all that its
-model's other objectives want, and
+A task of the objective 'regression' (launch/objectives/regression.py) has all
+that its model's other objectives want, and
 
   task.target(row)       the number that is to be read, or BadRecord
 
 Every record it scores has 'prediction', a number. So has one of the objective
-'levels' (launch/levels.py), which wants `task.prompt` and
+'levels' (launch/objectives/levels.py), which wants `task.prompt` and
 
   task.level_answer(level)  the answer that names one of five words
   task.opinion(row)      `soft_labels.Opinion` of a row, or BadRecord

@@ -10,7 +10,7 @@ compiler says that it does not fit, naming the largest buffers.
   python -m launch.compile --config=experiments/depthlm/depthlm.py:full --table
 
 compiles for the slices that the config names (or for --topology alone), keeps
-the rows in launch/aot_table.json and writes the table of the README that the
+the rows in launch/aot/table.json and writes the table of the README that the
 config names.
 """
 
@@ -23,19 +23,13 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from experiments import task as tasks
-from launch import (
-  aot,
-  aot_report,
-  aot_rl,
-  aot_rollout,
-  aot_table,
-  job,
-  objectives,
-  topologies,
-)
+from launch import job
+from launch.aot import logprobs, programs, rollout, table, verdict
+from launch.objectives import registry
+from launch.pods import topologies
 
 FLAGS = flags.FLAGS
-STEPS = 'train', 'logprobs', 'forward', *aot_rollout.STEPS
+STEPS = 'train', 'logprobs', 'forward', *rollout.STEPS
 
 
 def define_flags() -> None:
@@ -49,13 +43,13 @@ def define_flags() -> None:
   flags.mark_flag_as_required('config')
 
 
-def work_of(config: ConfigDict) -> aot.Work:
+def work_of(config: ConfigDict) -> programs.Work:
   """The training job of a config, as shapes."""
   config = config.copy_and_resolve_references()
   _name_kernels(config)
-  trainer = objectives.trainer_of(config)
+  trainer = registry.trainer_of(config)
   model = trainer.model(config)
-  return aot.Work(
+  return programs.Work(
     model=model,
     objective=trainer.objective(config, model),
     optimizer=job.optimizer_of(config, model),
@@ -70,19 +64,19 @@ def work_of(config: ConfigDict) -> aot.Work:
   )
 
 
-def rollout_of(config: ConfigDict) -> aot_rollout.Rollout:
+def rollout_of(config: ConfigDict) -> rollout.Rollout:
   """The sampling of a config, as shapes; bfloat16 parameters."""
   config = config.copy_and_resolve_references()
   low = {'dtype': 'bfloat16', 'param_dtype': 'bfloat16', 'remat': 'none'}
   config.runtime.update(low)
   _name_kernels(config)
   chat = None if config.model.preset else tasks.load(config).chat()
-  model, trainer = job.model_of(config, chat), objectives.trainer_of(config)
+  model, trainer = job.model_of(config, chat), registry.trainer_of(config)
   rows, samples, new_tokens = trainer.rollout(config)
   flag = f'--config.{trainer.prompts}'
   batch = job.batch_of(rows, job.row_specs(config, model)[-1])
   del batch['loss_mask']
-  return aot_rollout.Rollout(
+  return rollout.Rollout(
     model, batch, config.rollout.mesh, samples, new_tokens, flag
   )
 
@@ -107,7 +101,7 @@ class Planned:
   """
 
   step: str
-  work: aot.Work | aot_rollout.Rollout
+  work: programs.Work | rollout.Rollout
   slice: topologies.Slice
   loss_chunk: int
 
@@ -127,9 +121,9 @@ def plan(
     _check_step(config, step)
   planned = []
   for step in steps:
-    sampled = step in aot_rollout.STEPS
+    sampled = step in rollout.STEPS
     work = rollout_of(config) if sampled else work_of(config)
-    aot.check(work, wanted)
+    programs.check(work, wanted)
     if step == 'forward':
       work = _microbatch(work)
     planned.append(Planned(step, work, wanted, config.loss_chunk))
@@ -142,35 +136,35 @@ def _check_step(config: ConfigDict, step: str) -> None:
   refused = f'--steps={step}: --config.objective={config.objective!r} has no '
   if step == 'logprobs' and config.objective != 'grpo':
     raise ValueError(f"{refused}completions to read, expected 'grpo'")
-  writes = objectives.trainer_of(config).rollout
-  if step in aot_rollout.STEPS and not writes:
+  writes = registry.trainer_of(config).rollout
+  if step in rollout.STEPS and not writes:
     raise ValueError(f"{refused}model that writes, expected 'sft' or 'grpo'")
 
 
 def compile_for(
   config: ConfigDict, wanted: topologies.Slice, steps: Sequence[str]
-) -> list[aot_report.Report]:
+) -> list[verdict.Report]:
   """Compiles the named steps one after another, printing each report."""
   return [compile_planned(one) for one in plan(config, wanted, steps)]
 
 
-def compile_planned(planned: Planned) -> aot_report.Report:
+def compile_planned(planned: Planned) -> verdict.Report:
   """Compiles a step and prints its report."""
   work, wanted, log = planned.work, planned.slice, _log
   if planned.step == 'train':
-    report = aot.compile_train(work, wanted, log=log)
+    report = programs.compile_train(work, wanted, log=log)
   elif planned.step == 'forward':
-    report = aot.compile_forward(work, wanted, log=log)
+    report = programs.compile_forward(work, wanted, log=log)
   elif planned.step == 'logprobs':
     chunk = planned.loss_chunk
-    report = aot_rl.compile_logprobs(work, wanted, loss_chunk=chunk, log=log)
+    report = logprobs.compile_logprobs(work, wanted, loss_chunk=chunk, log=log)
   else:
-    report = aot_rollout.compile_step(planned.step, work, wanted, log=log)
+    report = rollout.compile_step(planned.step, work, wanted, log=log)
   print(report.text(), flush=True)
   return report
 
 
-def _microbatch(work: aot.Work) -> aot.Work:
+def _microbatch(work: programs.Work) -> programs.Work:
   """Evaluation takes as many rows at a time as training does."""
   batch = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(
@@ -199,22 +193,22 @@ def main(argv: list[str]) -> None:
     sys.exit(1)
 
 
-def _run_one() -> list[aot_report.Report]:
+def _run_one() -> list[verdict.Report]:
   if not FLAGS.topology:
     raise ValueError('--topology is missing, e.g. --topology=v5e:8x8')
   wanted = topologies.parse(FLAGS.topology)
   return compile_for(FLAGS.config, wanted, FLAGS.steps)
 
 
-def _run_table() -> list[aot_report.Report]:
+def _run_table() -> list[verdict.Report]:
   config, reports = FLAGS.config, []
   label = config.model.preset or config.task
   if config.objective != 'sft':
     label += f' ({config.objective})'
   for planned in plan_table(config, FLAGS.topology, FLAGS.steps):
     reports.append(compile_planned(planned))
-    row = aot_table.row_of(config.table, label, reports[-1])
-    aot_table.write_tables(aot_table.update([row]))
+    row = table.row_of(config.table, label, reports[-1])
+    table.write_tables(table.update([row]))
   return reports
 
 

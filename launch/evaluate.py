@@ -1,4 +1,4 @@
-r"""Evaluates a checkpoint on a task's sets, or on a benchmark.
+r"""Evaluates a checkpoint on a task's sets, or on a video.
 
   python -m launch.evaluate --config=experiments/depthlm/depthlm.py:tiny \
     --checkpoint=runs/depthlm/tiny-marker-0 --output=runs/scores
@@ -9,12 +9,10 @@ r"""Evaluates a checkpoint on a task's sets, or on a benchmark.
   python -m launch.evaluate --benchmark=iqa --model=DIR_OR_HUB_ID \
     --data=gs://bucket/Data-DeQA-Score --sets=koniq,csiq --output=runs/iqa
 
-`--benchmark` is told of in launch/benchmark.py and, for `depthlm`, `iqa` and
-`retrieval`, in launch/depth_benchmark.py, launch/iqa_benchmark.py and
-launch/retrieval_benchmark.py. With `--config`,
-`--checkpoint` is a workdir of launch.train (its last good checkpoint is read)
-or a folder of safetensors. Writes, per set, `SET.jsonl` with one prediction a
-line, and one `scores.json` with every setting that produced the scores.
+`--benchmark` is told of in launch/benchmarks/ (video, depth, iqa, retrieval).
+With `--config`, `--checkpoint` is a workdir of launch.train (its last good
+checkpoint is read) or a folder of safetensors. Writes, per set, `SET.jsonl`
+with one prediction a line, and one `scores.json` with all settings behind them.
 """
 
 import functools
@@ -32,17 +30,10 @@ from ml_collections import config_flags
 from data.assistant import Assistant
 from data.chunks import chunks, filled, in_order, share
 from experiments import task as tasks
-from launch import (
-  benchmark,
-  console,
-  depth_benchmark,
-  distributed,
-  iqa_benchmark,
-  job,
-  objectives,
-  reduction,
-  retrieval_benchmark,
-)
+from launch import console, job, reduction
+from launch.benchmarks import depth, iqa, retrieval, video
+from launch.objectives import registry
+from launch.pods import distributed
 from vlm.rollout.sampler import prepare, sample
 from vlm.rollout.settings import Buckets, Sampling
 from vlm.sharding import mesh as mesh_lib
@@ -113,7 +104,7 @@ def evaluate_job(
   """What the objective's own evaluation says, or else `evaluate`.
 
   Args:
-    made: from `objectives.trainer_of(config).prepare`.
+    made: from `registry.trainer_of(config).prepare`.
     params: parameters on `mesh`.
     mesh: the mesh.
     progress: called with the set's name and what is done so far.
@@ -121,7 +112,7 @@ def evaluate_job(
   Returns:
     {set: {'records': [...], 'scores': {...}, 'skipped': {...}}}.
   """
-  run = objectives.trainer_of(made.config).evaluate or evaluate
+  run = registry.trainer_of(made.config).evaluate or evaluate
   return run(made, params, mesh, progress=progress)
 
 
@@ -197,10 +188,10 @@ def define_flags() -> None:
   flags.DEFINE_string(
     'output', None, 'Where scores go; CHECKPOINT/evaluation by default.'
   )
-  benchmark.define_flags()
-  depth_benchmark.define_flags()
-  iqa_benchmark.define_flags()
-  retrieval_benchmark.define_flags()
+  video.define_flags()
+  depth.define_flags()
+  iqa.define_flags()
+  retrieval.define_flags()
   reduction.define_flags()
 
 
@@ -211,14 +202,14 @@ def main(argv: list[str]) -> None:
   _check_flags()
   console.set_up_logging()
   distributed.initialize_from_flags()
-  if flags.FLAGS.benchmark == benchmark.DEPTHLM:
-    depth_benchmark.run_from_flags()
-  elif flags.FLAGS.benchmark == benchmark.IQA:
-    iqa_benchmark.run_from_flags()
-  elif flags.FLAGS.benchmark == benchmark.RETRIEVAL:
-    retrieval_benchmark.run_from_flags()
+  if flags.FLAGS.benchmark == video.DEPTHLM:
+    depth.run_from_flags()
+  elif flags.FLAGS.benchmark == video.IQA:
+    iqa.run_from_flags()
+  elif flags.FLAGS.benchmark == video.RETRIEVAL:
+    retrieval.run_from_flags()
   elif flags.FLAGS.benchmark:
-    benchmark.run_from_flags()
+    video.run_from_flags()
   else:
     reduction.update(flags.FLAGS.config)
     _run_config(flags.FLAGS.config)
@@ -236,7 +227,7 @@ def _check_flags() -> None:
 
 def _run_config(config: Any) -> None:
   mesh = mesh_lib.make_mesh(config.mesh)
-  made = objectives.trainer_of(config).prepare(config)
+  made = registry.trainer_of(config).prepare(config)
   params, source = load_checkpoint(made, flags.FLAGS.checkpoint, mesh)
   if hasattr(made.task, 'adopt'):
     made.task.adopt(flags.FLAGS.checkpoint)

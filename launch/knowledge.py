@@ -42,7 +42,9 @@ from data.sources.visual_genome import (
 )
 from data.words.captions import STOP_WORDS
 from data.words.vectors import WordVectors, load_vectors
-from launch import console, distributed, evaluate, prototypes
+from launch import console, evaluate
+from launch.objectives import prototypes
+from launch.pods import distributed
 from vlm.methods.mask.encoder import RegionEncoder
 from vlm.models.functional import Params
 from vlm.sharding import mesh as mesh_lib

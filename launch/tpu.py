@@ -22,7 +22,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from launch import pod_script, topologies
+from launch.pods import scripts, topologies
 
 FLAGS = flags.FLAGS
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,7 +93,7 @@ def _pairs(arguments):
       yield name, value
 
 
-def check_job(job: pod_script.Job, xpk: bool) -> None:
+def check_job(job: scripts.Job, xpk: bool) -> None:
   """Checks the launcher's own flags.
 
   Raises:
@@ -134,14 +134,14 @@ def _check_checkout(job):
     )
 
 
-def read_flags(arguments: list[str]) -> pod_script.Job:
+def read_flags(arguments: list[str]) -> scripts.Job:
   """Makes a job of the flags.
 
   Args:
     arguments: what stands after `--`.
   """
-  same = {field.name for field in dataclasses.fields(pod_script.Job)}
-  return pod_script.Job(
+  same = {field.name for field in dataclasses.fields(scripts.Job)}
+  return scripts.Job(
     slice=topologies.from_type(FLAGS.type),
     runtime=FLAGS.runtime_version,
     checkout=str(ROOT),
@@ -158,7 +158,7 @@ def main(argv: list[str]) -> None:
     check_job(job, FLAGS.xpk)
   except ValueError as error:
     sys.exit(f'launch.tpu: {error}')
-  write = pod_script.xpk_workload if FLAGS.xpk else pod_script.queued_resource
+  write = scripts.xpk_workload if FLAGS.xpk else scripts.queued_resource
   script = write(job)
   if FLAGS.dry_run:
     print(script, end='')

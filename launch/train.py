@@ -22,7 +22,9 @@ from absl import app, flags
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
-from launch import console, distributed, evaluate, job, objectives, reduction
+from launch import console, evaluate, job, reduction
+from launch.objectives import registry
+from launch.pods import distributed
 from vlm.models import flops
 from vlm.sharding import mesh as mesh_lib
 from vlm.sharding import report, rules
@@ -69,7 +71,7 @@ def run(
   Returns:
     The job and its last state.
   """
-  trainer = objectives.trainer_of(config)
+  trainer = registry.trainer_of(config)
   mesh = mesh_lib.make_mesh(config.mesh)
   mesh_lib.check_batch_size(mesh, config.batch_size, config.accumulate)
   made = trainer.prepare(config)

@@ -7,7 +7,8 @@ import jax
 import pytest
 from absl import flags
 
-from launch import benchmark, console, evaluate
+from launch import console, evaluate
+from launch.benchmarks import video
 
 
 @contextlib.contextmanager
@@ -39,6 +40,6 @@ def defined(
 def of_benchmarks() -> Iterator[None]:
   """Those of launch.evaluate; on one device, so that batches may be small."""
   with defined(evaluate.define_flags) as patch:
-    one = lambda tensor: benchmark.mesh_lib.make_mesh({}, jax.devices()[:1])
-    patch.setattr(benchmark, 'mesh_of', one)
+    one = lambda tensor: video.mesh_lib.make_mesh({}, jax.devices()[:1])
+    patch.setattr(video, 'mesh_of', one)
     yield

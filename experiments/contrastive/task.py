@@ -17,7 +17,7 @@ from vlm.convert import folder as folders
 
 
 class Task:
-  """What launch/pairs.py asks of a contrastive experiment.
+  """What launch/objectives/pairs.py asks of a contrastive experiment.
 
   Args:
     config: with `model.init_from`, `contrastive`, and `path`, `images`,

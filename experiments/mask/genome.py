@@ -35,7 +35,7 @@ class Share(NamedTuple):
 
 
 class Task:
-  """What launch/prototypes.py asks of an experiment; see experiments/task.py.
+  """What launch/objectives/prototypes.py asks; see experiments/task.py.
 
   Args:
     config: see mask.py.

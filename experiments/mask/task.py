@@ -16,7 +16,7 @@ VOCABULARY = (*nouns.NOUNS, *nouns.COLOURS, *nouns.TEXTURES[1:])
 
 
 class Task:
-  """What launch/prototypes.py asks of an experiment; see experiments/task.py.
+  """What launch/objectives/prototypes.py asks; see experiments/task.py.
 
   Args:
     config: with `scenes` and `measure`; see mask.py.

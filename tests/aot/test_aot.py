@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from launch import aot, aot_report, topologies
+from launch.aot import programs, verdict
+from launch.pods import topologies
 from vlm.models import llava_onevision, qwen2, registry, siglip
 from vlm.models.functional import Runtime
 from vlm.train.optimizer import make_optimizer
@@ -20,7 +21,7 @@ ROWS, LENGTH, WIDTH, DEPTH, VOCAB = 8, 1024, 256, 3, 1024
 QUICK = {'exec_time_optimization_effort': -1.0}
 
 
-def work(**changes) -> aot.Work:
+def work(**changes) -> programs.Work:
   config = llava_onevision.LlavaOnevisionConfig(
     vision=siglip.SiglipVisionConfig(
       image_size=56, patch=14, width=128, depth=2, heads=2, mlp_width=256
@@ -59,7 +60,7 @@ def work(**changes) -> aot.Work:
     {'lr': 1e-4, 'weight_decay': 0.1}, model.abstract_params, 100
   )
   mesh = {'data': 1, 'fsdp': 2, 'tensor': 2}
-  return aot.Work(
+  return programs.Work(
     **{
       'model': model,
       'objective': sft(model),
@@ -72,9 +73,9 @@ def work(**changes) -> aot.Work:
 
 
 @pytest.fixture(scope='module')
-def train() -> aot_report.Report:
+def train() -> verdict.Report:
   v5e = topologies.parse('v5e:2x2')
-  return aot.compile_train(work(), v5e, options=QUICK)
+  return programs.compile_train(work(), v5e, options=QUICK)
 
 
 def test_train_step_fits_and_donates(train):
@@ -121,11 +122,11 @@ def test_report_reads_and_names_its_bound(train):
 
 
 def test_forward_step_for_v6e():
-  report = aot.compile_forward(
+  report = programs.compile_forward(
     work(), topologies.parse('v6e:2x2'), options=QUICK
   )
   assert report.fits
-  assert report.slice.chip.hbm == int(31.25 * aot_report.GIB)
+  assert report.slice.chip.hbm == int(31.25 * verdict.GIB)
   params = sum(
     leaf.size for leaf in jax.tree.leaves(work().model.abstract_params)
   )
@@ -134,7 +135,7 @@ def test_forward_step_for_v6e():
 
 
 def test_forward_step_for_v5p_over_fsdp_alone():
-  report = aot.compile_forward(
+  report = programs.compile_forward(
     work(mesh={'fsdp': -1}), topologies.parse('v5p:2x2x1'), options=QUICK
   )
   assert report.fits and report.mesh['fsdp'] == 4
@@ -143,7 +144,7 @@ def test_forward_step_for_v5p_over_fsdp_alone():
 
 def test_refusal_names_the_largest_buffers():
   """A real refusal: the compiler is given less HBM than the step needs."""
-  report = aot.compile_forward(
+  report = programs.compile_forward(
     work(), topologies.parse('v5e:2x2'), limit=4 << 20, options=QUICK
   )
   assert not report.fits
@@ -160,6 +161,6 @@ def test_refusal_names_the_largest_buffers():
 def test_indivisible_batch_is_named():
   batch = {'tokens': jax.ShapeDtypeStruct((3, LENGTH), jnp.int32)}
   with pytest.raises(ValueError, match='--config.batch_size=3'):
-    aot.compile_train(
+    programs.compile_train(
       dataclasses.replace(work(), batch=batch), topologies.parse('v5e:2x2')
     )

@@ -12,16 +12,18 @@ from jax.sharding import AbstractMesh
 from experiments.contrastive import contrastive
 from experiments.depthlm import depthlm, grpo
 from experiments.rali import q_insight
-from launch import aot, aot_report, aot_table, compile, hlo, topologies
+from launch import compile
+from launch.aot import hlo, programs, table, verdict
+from launch.pods import topologies
 from vlm.sharding import mesh as mesh_lib
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def report(**changes) -> aot_report.Report:
+def report(**changes) -> verdict.Report:
   """A made-up report whose walls are easy to compute by hand."""
   chips, peak, rate = 64, 197e12, 819e9
-  return aot_report.Report(
+  return verdict.Report(
     **{
       'step': 'train',
       'slice': topologies.parse('v5e:8x8'),
@@ -32,7 +34,7 @@ def report(**changes) -> aot_report.Report:
       'accumulate': 20,
       'remat': 'block',
       'refusal': '',
-      'memory': aot_report.Memory(4 << 30, 6 << 30, 5 << 30, 4 << 30, 1 << 29),
+      'memory': verdict.Memory(4 << 30, 6 << 30, 5 << 30, 4 << 30, 1 << 29),
       'largest': [hlo.Buffer(1 << 30, 'bf16[1024]', 'params/big')],
       'collectives': [
         # 30 GB at 100 GB/s over both axes of the mesh, and 10 at 50.
@@ -74,13 +76,11 @@ def test_refusal_in_words():
 
 def test_table_goes_between_the_markers(tmp_path):
   path = tmp_path / 'README.md'
-  begin, end = aot_table.BEGIN, aot_table.END
+  begin, end = table.BEGIN, table.END
   path.write_text(f'before\n{begin}\nold\n{end}\nafter\n')
   decode = report(step='decode', refusal='no', model_flops=1e6)
-  rows = [
-    aot_table.row_of('README.md', 'some-7b', r) for r in (decode, report())
-  ]
-  aot_table.write(aot_table.render(rows), path)
+  rows = [table.row_of('README.md', 'some-7b', r) for r in (decode, report())]
+  table.write(table.render(rows), path)
   text = path.read_text()
   assert text.startswith('before\n') and text.endswith('\nafter\n')
   assert 'old' not in text
@@ -93,25 +93,25 @@ def test_table_goes_between_the_markers(tmp_path):
   assert '| does not fit: 11.5 of 15.75 |' in text
   path.write_text('no markers')
   with pytest.raises(ValueError, match='aot:begin'):
-    aot_table.write('x', path)
+    table.write('x', path)
 
 
 def test_compiling_again_replaces_a_row(tmp_path):
   path = tmp_path / 'rows.json'
-  first = aot_table.row_of('README.md', 'a', report())
-  other = aot_table.row_of('README.md', 'b', report())
-  assert aot_table.update([first, other], path) == [first, other]
-  again = aot_table.row_of('README.md', 'a', report(compile_seconds=7.0))
-  assert aot_table.update([again], path) == [again, other]
+  first = table.row_of('README.md', 'a', report())
+  other = table.row_of('README.md', 'b', report())
+  assert table.update([first, other], path) == [first, other]
+  again = table.row_of('README.md', 'a', report(compile_seconds=7.0))
+  assert table.update([again], path) == [again, other]
 
 
 def test_every_table_has_its_readme(tmp_path):
   (tmp_path / 'sub').mkdir()
   tables = 'README.md', 'sub/README.md'
   for name in tables:
-    (tmp_path / name).write_text(f'{aot_table.BEGIN}\n{aot_table.END}\n')
-  rows = [aot_table.row_of(name, f'of-{name[0]}', report()) for name in tables]
-  aot_table.write_tables(rows, tmp_path)
+    (tmp_path / name).write_text(f'{table.BEGIN}\n{table.END}\n')
+  rows = [table.row_of(name, f'of-{name[0]}', report()) for name in tables]
+  table.write_tables(rows, tmp_path)
   found = [(tmp_path / name).read_text() for name in tables]
   assert 'of-R' in found[0] and 'of-s' not in found[0]
   assert 'of-s' in found[1] and 'of-R' not in found[1]
@@ -261,7 +261,7 @@ def test_steps_without_words_are_planned_and_counted(file, size):
   wanted = topologies.parse('v5e:2x2')
   (one,) = compile.plan(config, wanted, ['train'])
   mesh = AbstractMesh((1, 4, 1), mesh_lib.AXES)
-  counted = aot.counts('train', one.work, mesh)
+  counted = programs.counts('train', one.work, mesh)
   assert counted['hardware_flops'] >= counted['model_flops'] > 1e5
   assert counted['hbm_bytes'] > 1e4
 

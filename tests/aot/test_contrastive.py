@@ -3,7 +3,9 @@
 import pytest
 
 from experiments.contrastive import contrastive
-from launch import aot, compile, topologies
+from launch import compile
+from launch.aot import programs
+from launch.pods import topologies
 
 pytestmark = pytest.mark.aot
 pytest.importorskip('libtpu')
@@ -18,7 +20,9 @@ def test_the_step_compiles_and_goes_round_the_ring_twice():
   config.runtime.update({'dtype': 'bfloat16', 'remat': 'block'})
   config.mesh.data, config.mesh.fsdp = -1, 1
   work = compile.work_of(config)
-  report = aot.compile_train(work, topologies.parse('v5e:2x2'), options=QUICK)
+  report = programs.compile_train(
+    work, topologies.parse('v5e:2x2'), options=QUICK
+  )
   assert report.fits and report.images == '1 image' and report.accumulate == 2
   hops = [one for one in report.collectives if one.kind == 'collective-permute']
   # Embeddings of 16 rows of a chip, and in the backward pass their gradients.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from launch import topologies
+from launch.pods import topologies
 from vlm.methods.flashvid.kernels.links import links
 from vlm.methods.flashvid.kernels.max_min import max_min
 from vlm.models import partition

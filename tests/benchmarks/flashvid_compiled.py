@@ -18,7 +18,7 @@ from absl import app, flags
 
 from experiments.flashvid import video
 from launch import compile as compiling
-from launch import topologies
+from launch.pods import topologies
 from vlm.methods.flashvid import FlashVID
 from vlm.models.received import received
 

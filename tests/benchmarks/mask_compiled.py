@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from absl import app, flags
 from jax.sharding import NamedSharding
 
-from launch import topologies
+from launch.pods import topologies
 from vlm.methods.mask import matcher
 from vlm.sharding.mesh import batch_shards, make_mesh
 

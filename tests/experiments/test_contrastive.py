@@ -12,7 +12,8 @@ from data import records
 from data.embeddings import Embedder, pictures_in
 from data.worlds import shapes
 from experiments.contrastive import contrastive, task
-from launch import convert, evaluate, job, pairs, train
+from launch import convert, evaluate, job, train
+from launch.objectives import pairs
 from tests import tiny_checkpoint, tiny_clip
 from vlm.sharding.mesh import make_mesh
 from vlm.train.checkpoint import Checkpoints

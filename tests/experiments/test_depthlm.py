@@ -14,7 +14,8 @@ from data.sources import depth, posed_pairs, room_rows
 from data.worlds import rooms
 from experiments.depthlm import depthlm, full, grpo, rows, score
 from experiments.depthlm.task import Task
-from launch import evaluate, job, topologies, train
+from launch import evaluate, job, train
+from launch.pods import topologies
 from vlm.convert import folder as folders
 from vlm.methods.depthlm import facts, sample, tasks
 from vlm.models import registry

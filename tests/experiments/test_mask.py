@@ -22,7 +22,8 @@ from experiments.mask import (
 )
 from experiments.mask import stamps as mask_stamps
 from experiments.miniature import Arm, Outcome
-from launch import evaluate, prototypes, report, reproduce, train
+from launch import evaluate, report, reproduce, train
+from launch.objectives import prototypes
 from vlm.sharding.batch import to_global
 from vlm.sharding.mesh import make_mesh
 from vlm.train.checkpoint import Checkpoints

@@ -5,7 +5,7 @@ import pytest
 
 from data import records
 from experiments.mask import genome, mask
-from launch import prototypes
+from launch.objectives import prototypes
 from tests import mask_files
 
 BOXES = {

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from experiments.rali import align, align_task
-from launch import job, pairs
+from launch import job
+from launch.objectives import pairs
 from vlm.sharding import rules
 
 

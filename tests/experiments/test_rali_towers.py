@@ -17,7 +17,8 @@ from experiments.rali.miniature import (
   towers,
   vocabulary,
 )
-from launch import evaluate, regression, train
+from launch import evaluate, train
+from launch.objectives import regression
 from vlm.methods.rali.descriptions import describe
 from vlm.metrics import correlation
 from vlm.sharding.mesh import make_mesh

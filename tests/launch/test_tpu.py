@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import pod_script, topologies
+from launch.pods import scripts, topologies
 from vlm.train import metrics, preemption
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,7 +143,7 @@ def test_bad_flags_are_refused_by_name(flags, run, message):
 
 
 def test_interrupted_code_is_the_one_of_the_trainer():
-  assert pod_script.INTERRUPTED == preemption.EXIT_CODE
+  assert scripts.INTERRUPTED == preemption.EXIT_CODE
 
 
 # A Google Cloud in a folder: `state` is the queued resource's state, and a

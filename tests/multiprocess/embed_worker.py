@@ -9,7 +9,8 @@ from absl import app
 
 from data.embeddings import Embedder, pictures_in
 from experiments.contrastive import contrastive
-from launch import distributed, pairs
+from launch.objectives import pairs
+from launch.pods import distributed
 from vlm.sharding import rules
 from vlm.sharding.mesh import make_mesh
 

@@ -16,7 +16,7 @@ import numpy as np
 from absl import app, flags
 from jax.experimental import multihost_utils
 
-from launch import distributed
+from launch.pods import distributed
 from vlm.sharding.mesh import make_mesh
 from vlm.train import loop
 from vlm.train import state as states

@@ -10,10 +10,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from launch import aot_report
+from launch.aot import verdict
 
-ROOT = Path(__file__).resolve().parents[1]
-ROWS = ROOT / 'launch' / 'aot_table.json'
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = Path(__file__).with_name('table.json')
 BEGIN, END = '<!-- aot:begin -->', '<!-- aot:end -->'
 HEADER = (
   '| model | slice (chips) | step | rows x tokens | images per row | rows per '
@@ -31,13 +31,11 @@ NOTE = (
 ORDER = ('train', 'logprobs', 'forward', 'prefill', 'decode')
 
 
-def row_of(table: str, model: str, report: aot_report.Report) -> dict[str, Any]:
+def row_of(table: str, model: str, report: verdict.Report) -> dict[str, Any]:
   """What the table, a README below the root, keeps of a report."""
   chip, memory = report.slice.chip, report.memory
   ways = report.mesh['data'] * report.mesh['fsdp']
-  used = (
-    f'{memory.total / aot_report.GIB:.1f} of {chip.hbm / aot_report.GIB:.2f}'
-  )
+  used = f'{memory.total / verdict.GIB:.1f} of {chip.hbm / verdict.GIB:.2f}'
   sent = sum(sent for *_, sent in report.traffic()) / 1e9
   return {
     'table': table,

@@ -31,13 +31,14 @@ from experiments.asking.predictions import Predictions
 from experiments.video_qa import benchmarks, prompts
 from experiments.video_qa.ask import Asking, ask
 from experiments.video_qa.benchmarks import BENCHMARKS
-from launch import benchmark_report, console, reduction
+from launch import console, reduction
+from launch.benchmarks import summary
 from vlm.sharding import mesh as mesh_lib
 
 FLAGS = flags.FLAGS
-DEPTHLM = 'depthlm'  # launch/depth_benchmark.py
-IQA = 'iqa'  # launch/iqa_benchmark.py
-RETRIEVAL = 'retrieval'  # launch/retrieval_benchmark.py
+DEPTHLM = 'depthlm'  # launch/benchmarks/depth.py
+IQA = 'iqa'  # launch/benchmarks/iqa.py
+RETRIEVAL = 'retrieval'  # launch/benchmarks/retrieval.py
 
 
 def define_flags() -> None:
@@ -96,13 +97,13 @@ def _run() -> None:
   records, clock = answered(
     answers, len(questions), asking.batch_size, settings, FLAGS.output
   )
-  report = benchmark_report.report_of(
+  report = summary.report_of(
     FLAGS.benchmark, records, assistant, clock, visual_transform
   )
   if jax.process_index() == 0:
     report |= {'settings': settings}
-    benchmark_report.write(epath.Path(FLAGS.output), report, records)
-    benchmark_report.show(FLAGS.benchmark, report)
+    summary.write(epath.Path(FLAGS.output), report, records)
+    summary.show(FLAGS.benchmark, report)
     console.say(f'scores and predictions: {FLAGS.output}')
 
 

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from launch import rl, train
+from launch import train
+from launch.objectives import rl
 from tests import word_config
 
 TIMING = {

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from launch import distributed, rendezvous
-from launch.distributed import Job
+from launch.pods import distributed, rendezvous
+from launch.pods.distributed import Job
 
 
 def free_address():

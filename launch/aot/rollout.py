@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from launch import aot, aot_report, topologies
-from launch.rl import ROLLOUT_MESH
+from launch.aot import programs, verdict
+from launch.objectives.rl import ROLLOUT_MESH
+from launch.pods import topologies
 from vlm.models import flops
 from vlm.rollout import decoding
 from vlm.rollout.settings import Sampling
@@ -48,7 +49,7 @@ class Rollout:
   rules: Any = DEFAULT_RULES
 
   mesh_flag: ClassVar[str] = ROLLOUT_MESH
-  # One microbatch; see `aot.Work`.
+  # One microbatch; see `programs.Work`.
   accumulate: int = dataclasses.field(default=1, init=False)
 
   @property
@@ -63,7 +64,7 @@ def compile_step(
   wanted: topologies.Slice,
   *,
   log: Callable[[str], None] = print,
-) -> aot_report.Report:
+) -> verdict.Report:
   """Compiles 'prefill' or 'decode'.
 
   Args:
@@ -78,7 +79,7 @@ def compile_step(
   Raises:
     ValueError: when mesh, batch and parameters do not divide, naming the flag.
   """
-  mesh = aot.mesh_of(work, wanted)
+  mesh = programs.mesh_of(work, wanted)
   arguments = _prefill_arguments(work, mesh)
   lower = lambda: _lower_prefill(work, mesh, arguments)
   if step == 'decode':
@@ -89,7 +90,7 @@ def compile_step(
       'state': state,
     }
     lower = lambda: _lower_decode(work, mesh, arguments)
-  return aot.compile_lowered(
+  return programs.compile_lowered(
     step, work, wanted, mesh, lower, arguments, _counts(step, work, mesh), log
   )
 
@@ -99,10 +100,10 @@ def _settings(work: Rollout) -> Sampling:
 
 
 def _prefill_arguments(work: Rollout, mesh: Mesh) -> dict[str, Any]:
-  params = aot.abstract_params(work, mesh)
+  params = programs.abstract_params(work, mesh)
   rows = work.batch['tokens'].shape[0]
   seeds = jax.ShapeDtypeStruct((rows,), jnp.uint32)
-  batch = aot.placed(work.batch | {'seeds': seeds}, mesh)
+  batch = programs.placed(work.batch | {'seeds': seeds}, mesh)
   return {'params': params, 'seeds': batch.pop('seeds'), 'batch': batch}
 
 

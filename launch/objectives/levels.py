@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 from data.chat import Chat
 from data.examples import Encoder, left_padded
 from data.pack import RowSpec
-from launch import job, regression
+from launch import job
+from launch.objectives import regression
 from vlm.methods.rali.levels import LEVELS
 from vlm.train import levels
 from vlm.train.levels import TAIL

@@ -2,7 +2,7 @@
 
 import pytest
 
-from launch import hlo
+from launch.aot import hlo
 
 PROGRAM = """\
 HloModule jit_step, is_scheduled=true

@@ -8,7 +8,7 @@ from absl import app
 from absl.testing import flagsaver
 
 from experiments.depthlm.ask import Pictures
-from launch import depth_benchmark
+from launch.benchmarks import depth
 from tests import command_flags, depth_files, tiny_checkpoint
 from vlm.methods.depthlm import facts
 from vlm.methods.depthlm.sample import SampleSettings
@@ -41,7 +41,7 @@ def run(folder, output, data, **given):
   usual = dict(batch_size=4, max_new_tokens=4)
   paths = dict(model=str(folder), data=str(data), output=str(output))
   with flagsaver.flagsaver(benchmark='depthlm', **(usual | paths | given)):
-    depth_benchmark.run_from_flags()
+    depth.run_from_flags()
   return pathlib.Path(output)
 
 
@@ -78,7 +78,7 @@ def test_every_query_is_asked_and_scored(whole, capsys):
   low, high = report['focal_scale']
   assert low == high == pytest.approx(84 / (96 * 72) ** 0.5)
   assert report['settings']['settings']['focal'] == 60
-  depth_benchmark.show(report)
+  depth.show(report)
   said = capsys.readouterr().out
   assert 'not shown: rows/4' in said and 'not asked, hall' in said
   assert 'not shown: rows/3/0: corrupt image' in said

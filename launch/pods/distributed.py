@@ -16,7 +16,7 @@ import urllib.request
 import jax
 from absl import flags
 
-from launch import rendezvous
+from launch.pods import rendezvous
 
 COORDINATOR = flags.DEFINE_string(
   'coordinator_address', None, 'host:port of process 0; found on a TPU pod.'

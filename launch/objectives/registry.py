@@ -12,7 +12,8 @@ import jax
 from ml_collections import ConfigDict
 
 from experiments import task as tasks
-from launch import job, levels, pairs, prototypes, regression, rl
+from launch import job
+from launch.objectives import levels, pairs, prototypes, regression, rl
 from vlm.train.metrics import Throughput
 from vlm.train.sft import sft
 from vlm.train.step import Absorb, Objective

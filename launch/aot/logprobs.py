@@ -8,17 +8,18 @@ from collections.abc import Callable
 
 import jax
 
-from launch import aot, aot_report, topologies
+from launch.aot import programs, verdict
+from launch.pods import topologies
 from vlm.train.rl import READ, make_logprobs
 
 
 def compile_logprobs(
-  work: aot.Work,
+  work: programs.Work,
   wanted: topologies.Slice,
   *,
   loss_chunk: int,
   log: Callable[[str], None] = print,
-) -> aot_report.Report:
+) -> verdict.Report:
   """Compiles it.
 
   Args:
@@ -30,10 +31,10 @@ def compile_logprobs(
   Raises:
     ValueError: when mesh, batch and parameters do not divide, naming the flag.
   """
-  mesh = aot.mesh_of(work, wanted)
-  params = aot.abstract_params(work, mesh)
+  mesh = programs.mesh_of(work, wanted)
+  params = programs.abstract_params(work, mesh)
   read = {name: work.batch[name] for name in READ if name in work.batch}
-  arguments = {'params': params, 'batch': aot.placed(read, mesh)}
+  arguments = {'params': params, 'batch': programs.placed(read, mesh)}
   score = make_logprobs(
     work.model,
     mesh=mesh,
@@ -41,13 +42,13 @@ def compile_logprobs(
     accumulate=work.accumulate,
     loss_chunk=loss_chunk,
   )
-  return aot.compile_lowered(
+  return programs.compile_lowered(
     'logprobs',
     work,
     wanted,
     mesh,
     lambda: score.lower(*arguments.values()),
     arguments,
-    aot.counts('logprobs', work, mesh),
+    programs.counts('logprobs', work, mesh),
     log,
   )

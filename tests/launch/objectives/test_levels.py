@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from experiments.rali import q_insight
-from launch import levels
+from launch.objectives import levels
 from vlm.methods.rali.levels import LEVELS
 from vlm.sharding import mesh as mesh_lib
 

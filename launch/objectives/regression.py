@@ -18,7 +18,8 @@ from ml_collections import ConfigDict
 from data.examples import left_padded
 from data.regressor import Encode, Regressor, encode_with
 from experiments import task as tasks
-from launch import job, pairs
+from launch import job
+from launch.objectives import pairs
 from vlm.models import flops
 from vlm.train import regression
 from vlm.train.metrics import Throughput, peak_flops

@@ -11,7 +11,7 @@ from absl.testing import flagsaver
 
 from data.knowledge import Knowledge
 from experiments.mask import retrieve
-from launch import retrieval_benchmark
+from launch.benchmarks import retrieval as retrieval_benchmark
 from tests import command_flags, mask_files
 from vlm.metrics import retrieval
 

@@ -9,7 +9,8 @@ from absl.testing import flagsaver
 from PIL import Image
 
 from data.embeddings import Embedder
-from launch import knowledge, retrieval_benchmark
+from launch import knowledge
+from launch.benchmarks import retrieval
 from tests import command_flags, crop_files
 from tests.crop_files import COLOURS
 
@@ -51,7 +52,7 @@ def test_images_are_found_by_their_crops(root, known, monkeypatch):
       output=str(root / 'out'), embedder=str(root / 'dino'), images=str(root),
     )  # fmt: skip
     with flagsaver.flagsaver(**given):
-      retrieval_benchmark.run_from_flags()
+      retrieval.run_from_flags()
     report = json.loads((root / 'out' / 'scores.json').read_text())
     for found in report['scores'].values():
       assert found['t2i_r1'] == 100 and found['i2t_r1'] == 100
@@ -66,7 +67,7 @@ def test_images_are_found_by_their_crops(root, known, monkeypatch):
     )
     given |= dict(model='clip', output=str(root / 'new'))
     with flagsaver.flagsaver(**given):
-      retrieval_benchmark.run_from_flags()
+      retrieval.run_from_flags()
   report = json.loads((root / 'new' / 'scores.json').read_text())
   assert report['scores']['base']['t2i_r1'] == 100
   assert set(report['scores']) >= {'t2i', 'base', 'base + t2i'}

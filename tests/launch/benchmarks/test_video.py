@@ -13,7 +13,8 @@ from experiments.asking.clock import Clock
 from experiments.asking.predictions import Predictions
 from experiments.video_qa import ask as asking
 from experiments.video_qa import benchmarks, prompts
-from launch import benchmark, benchmark_report, evaluate
+from launch import evaluate
+from launch.benchmarks import summary, video
 from tests import benchmark_files, command_flags, tiny_checkpoint
 from vlm.methods.flashvid import FlashVID
 from vlm.sharding.mesh import make_mesh
@@ -40,7 +41,7 @@ def run(folder, output, data, name='videomme', **given):
   (data / 'prompt.json').write_text('{"after": "Say:"}')
   paths = dict(model=str(folder), data=str(data), output=str(output))
   with flagsaver.flagsaver(benchmark=name, **(usual | paths | given)):
-    benchmark.run_from_flags()
+    video.run_from_flags()
   return pathlib.Path(output)
 
 
@@ -86,7 +87,7 @@ def test_a_benchmark_is_asked_and_scored(whole, capsys):
   assert measured['peak_memory']['bytes'] > 1e6
   assert report['efficiency']['compression'] == 1
   assert report['efficiency']['tokens_per_layer'] == [12, 12]
-  benchmark_report.show('videomme', report)
+  summary.show('videomme', report)
   assert 'not shown: 003-1' in capsys.readouterr().out
 
 
@@ -161,12 +162,10 @@ def test_a_reduction_is_passed_on(folder, videomme):
   (records,) = asking.ask(assistant, questions, how, mesh, clock)
   assert [r['grid'] for r in records] == [[2, 6], None]
   assert isinstance(records[0]['prediction'], str)
-  report = benchmark_report.report_of(
-    'videomme', records, assistant, clock, transform
-  )
+  report = summary.report_of('videomme', records, assistant, clock, transform)
   # ceil(6 x 0.4 x 1.25) = 4 in doubles, of two units; then 3 / 5 of 8 tokens.
   assert report['efficiency']['tokens_per_layer'] == [8, 5]
-  described = benchmark.described(transform)
+  described = video.described(transform)
   assert described['name'] == 'FlashVID' and described['retention'] == 0.4
   json.dumps(described)
 
@@ -185,7 +184,7 @@ def test_flags_that_do_not_go_together_are_named(given, message):
     pytest.raises(app.UsageError, match=message),
   ):
     evaluate._check_flags()
-    benchmark.run_from_flags()
+    video.run_from_flags()
 
 
 def test_a_folder_that_is_no_benchmark_is_named(folder, tmp_path):

@@ -12,7 +12,7 @@ from absl.testing import flagsaver
 from experiments.asking.ask import Draws
 from experiments.rali import scored_files
 from experiments.rali.ask import Ratings
-from launch import iqa_benchmark
+from launch.benchmarks import iqa
 from tests import command_flags, iqa_files, tiny_checkpoint
 from vlm.metrics import correlation
 
@@ -50,7 +50,7 @@ def root(tmp_path_factory):
 def run(output, **given):
   usual = dict(batch_size=3, max_new_tokens=4, output=str(output))
   with flagsaver.flagsaver(benchmark='iqa', **(usual | given)):
-    iqa_benchmark.run_from_flags()
+    iqa.run_from_flags()
   return pathlib.Path(output)
 
 
@@ -99,7 +99,7 @@ def test_every_picture_is_asked_about_and_draws_are_averaged(whole, capsys):
     assert found['plcc'] is None and found['count'] == 5
     assert report['scores'][way]['in_domain']['undefined']['srcc'] == ['koniq']
   assert report['settings']['draws']['count'] == 2
-  iqa_benchmark.show(report)
+  iqa.show(report)
   said = capsys.readouterr().out
   assert 'greedy answer, no score' in said and 'not shown: 8.png' in said
 
@@ -241,10 +241,10 @@ def test_flags_that_make_no_sense(tmp_path, given, error, message):
 
 
 def test_wording_files(root, tmp_path):
-  assert iqa_benchmark.wording_of('').system
-  assert iqa_benchmark.wording_of(str(root / 'wording.json')).system == ''
+  assert iqa.wording_of('').system
+  assert iqa.wording_of(str(root / 'wording.json')).system == ''
   path = iqa_files.write_json(tmp_path / 'w.json', {'sytem': 'x'})
   with pytest.raises(ValueError, match='expected an object with'):
-    iqa_benchmark.wording_of(str(path))
+    iqa.wording_of(str(path))
   with pytest.raises(FileNotFoundError, match='none.json'):
-    iqa_benchmark.wording_of('none.json')
+    iqa.wording_of('none.json')

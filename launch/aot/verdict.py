@@ -3,7 +3,8 @@
 import collections
 import dataclasses
 
-from launch import hlo, topologies
+from launch.aot import hlo
+from launch.pods import topologies
 
 GIB = topologies.GIB
 _REMEDY = (

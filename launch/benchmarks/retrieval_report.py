@@ -22,7 +22,7 @@ def report_of(
   knowledge: Knowledge,
   settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-  """Everything that scores.json says; see launch/retrieval_benchmark.py.
+  """Everything that scores.json says; see launch/benchmarks/retrieval.py.
 
   Args:
     task: what was matched.

@@ -51,7 +51,8 @@ from data.words.captions import (
 from data.words.vectors import WordVectors, load_vectors
 from experiments.mask import phrases, retrieve
 from experiments.mask.retrieve import Arm, Task
-from launch import benchmark, console, retrieval_report
+from launch import console
+from launch.benchmarks import retrieval_report, video
 from vlm.methods.mask.matcher import POOLINGS, Matcher
 from vlm.methods.mask.reconstruct import MODES, Reconstruction
 from vlm.methods.mask.rerank import MODES as RERANKS
@@ -276,7 +277,7 @@ def _arms(task: Task) -> dict[str, Arm]:
       if pooling not in matchers:
         made = Matcher(
           task.codes, task.valid, task.table, task.ids, pooling=pooling,
-          mesh=benchmark.mesh_of(FLAGS.tensor),
+          mesh=video.mesh_of(FLAGS.tensor),
         )  # fmt: skip
         matchers[pooling] = made.score
     arms[name] = Arm(*(matchers[pooling] for pooling in DIRECTIONS[name]))

@@ -32,7 +32,8 @@ from experiments.asking.ask import Batches, ask
 from experiments.depthlm import breakdown, inference
 from experiments.depthlm.ask import MAX_NEW_TOKENS, Pictures, focal_scales
 from experiments.depthlm.queries import SAMPLES, Found, Query, Set, find, spread
-from launch import benchmark, benchmark_report, console
+from launch import console
+from launch.benchmarks import summary, video
 from vlm.convert import folder as folders
 from vlm.methods.depthlm.parser import PARSERS
 from vlm.methods.depthlm.settings import SampleSettings
@@ -79,7 +80,7 @@ def run_from_flags() -> None:
 
 
 def _run() -> None:
-  benchmark.check_flags()
+  video.check_flags()
   for name in ('split', 'prompt'):
     if getattr(FLAGS, name):
       raise app.UsageError(
@@ -97,8 +98,8 @@ def _run() -> None:
   samples = FLAGS.samples if FLAGS.protocol == 'sampled' else 0
   found = find(sets, settings, samples, FLAGS.seed, FLAGS.task)
   queries = spread(found.queries, FLAGS.limit)
-  mesh = benchmark.mesh_of(FLAGS.tensor)
-  batch_size = benchmark.batch_size_of(mesh, BATCH)
+  mesh = video.mesh_of(FLAGS.tensor)
+  batch_size = video.batch_size_of(mesh, BATCH)
   assistant = inference.load(FLAGS.model, mesh)
   limit = FLAGS.max_new_tokens or MAX_NEW_TOKENS
   rows = [part.rows for part in sets]
@@ -108,7 +109,7 @@ def _run() -> None:
     assistant, queries, subject, batches, mesh, clock, done
   )
   said = settings_of(queries, settings, limit, batch_size, assistant)
-  records, clock = benchmark.answered(
+  records, clock = video.answered(
     answers, len(queries), batch_size, said, FLAGS.output
   )
   if jax.process_index() == 0:
@@ -184,9 +185,9 @@ def report_of(
     'scores': breakdown.score(records, answered) | {'answered_in': answered},
     'skipped': found.skipped,
     'bad_rows': found.bad_rows,
-    'problems': benchmark_report.problems_of(records),
+    'problems': summary.problems_of(records),
     'focal_scale': extremes,
-    'environment': benchmark_report.environment(assistant),
+    'environment': summary.environment(assistant),
   }
 
 
@@ -210,8 +211,8 @@ def show(report: dict[str, Any]) -> None:
     for name, value in lines.items()
   ]
   console.print_table('beside them', ['', ''], table)
-  benchmark_report.show_efficiency({}, report['measured'])
-  benchmark_report.show_problems(report['bad_rows'] + report['problems'])
+  summary.show_efficiency({}, report['measured'])
+  summary.show_problems(report['bad_rows'] + report['problems'])
   scale = report['focal_scale']
   if scale and scale[0] < SHRUNK:
     console.say(

@@ -36,7 +36,8 @@ from experiments.rali import scored_files
 from experiments.rali.ask import MAX_NEW_TOKENS, Ratings, Row, spread, usable
 from experiments.rali.score import IN_DOMAIN, score
 from experiments.rali.sets import FILES
-from launch import benchmark, benchmark_report, console
+from launch import console
+from launch.benchmarks import summary, video
 from vlm.methods.rali.prompts import Wording
 from vlm.methods.rali.readers import READERS
 
@@ -85,7 +86,7 @@ def _run() -> None:
     report = {
       'scores': score(records, tuple(FLAGS.in_domain)),
       'bad_rows': bad,
-      'problems': benchmark_report.problems_of(records),
+      'problems': summary.problems_of(records),
       'settings': said,
       **more,
     }
@@ -138,8 +139,8 @@ def open_sets(data: str, sets: list[str], images: str) -> list[iqa.IqaRows]:
 
 
 def _run_model(rows: list[Row]) -> tuple[list[dict[str, Any]], Any, Any]:
-  mesh = benchmark.mesh_of(FLAGS.tensor)
-  batch_size = benchmark.batch_size_of(mesh, BATCH)
+  mesh = video.mesh_of(FLAGS.tensor)
+  batch_size = video.batch_size_of(mesh, BATCH)
   wording = wording_of(FLAGS.wording)
   assistant = Assistant.load(FLAGS.model, mesh=mesh)
   if assistant.processor is None:
@@ -158,12 +159,12 @@ def _run_model(rows: list[Row]) -> tuple[list[dict[str, Any]], Any, Any]:
     assistant, rows, subject, batches, mesh, clock, done
   )
   said = settings_of(rows, wording, batches, limit, assistant)
-  records, clock = benchmark.answered(
+  records, clock = video.answered(
     answers, len(rows), batch_size, said, FLAGS.output
   )
   return records, said, {
     'measured': clock.report(),
-    'environment': benchmark_report.environment(assistant),
+    'environment': summary.environment(assistant),
   }  # fmt: skip
 
 
@@ -179,7 +180,7 @@ def _run_predictions(rows: list[Row]) -> tuple[list[dict[str, Any]], Any, Any]:
     'images': _images(rows),
   }
   answers = lambda clock, done: iter([] if done else [found])
-  records, _ = benchmark.answered(
+  records, _ = video.answered(
     answers, len(found), len(found), said, FLAGS.output
   )
   return records, said, {}
@@ -258,8 +259,8 @@ def show(report: dict[str, Any]) -> None:
   if lines:
     console.print_table('beside them', ['', 'images'], lines)
   if 'measured' in report:
-    benchmark_report.show_efficiency({}, report['measured'])
-  benchmark_report.show_problems(report['bad_rows'] + report['problems'])
+    summary.show_efficiency({}, report['measured'])
+  summary.show_problems(report['bad_rows'] + report['problems'])
 
 
 def _title(name: str) -> str:

@@ -17,8 +17,9 @@ from typing import Any, ClassVar
 import jax
 from jax.sharding import AbstractMesh, Mesh
 
-from launch import hlo, topologies
-from launch.aot_report import Memory, Report
+from launch.aot import hlo
+from launch.aot.verdict import Memory, Report
+from launch.pods import topologies
 from vlm.models import flops
 from vlm.sharding import mesh as mesh_lib
 from vlm.sharding.batch import batch_sharding
@@ -101,7 +102,7 @@ def check(work: Any, wanted: topologies.Slice) -> None:
   """Refuses in seconds what would not compile, and needs no compiler.
 
   Args:
-    work: a `Work`, or an `aot_rollout.Rollout`.
+    work: a `Work`, or a `rollout.Rollout`.
     wanted: the slice to compile for.
 
   Raises:

@@ -8,7 +8,7 @@ a GKE cluster through xpk (`xpk_workload`). A script is the whole truth: what
 import dataclasses
 import shlex
 
-from launch.topologies import Slice
+from launch.pods.topologies import Slice
 
 # Exit code of a run that saved after a preemption signal and wants to go on:
 # vlm.train.preemption.EXIT_CODE, without importing JAX.

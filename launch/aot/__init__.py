@@ -1,0 +1,1 @@
+"""What launch.compile does: programs for a slice that is not there."""

@@ -1,0 +1,1 @@
+"""What launch.evaluate does with `--benchmark`."""

@@ -1,0 +1,1 @@
+"""What `config.objective` selects, for every entry point."""

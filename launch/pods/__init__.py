@@ -1,0 +1,1 @@
+"""Many processes on many hosts: scripts, the meeting, the slices."""

@@ -237,31 +237,13 @@ def build(
   """
   sources = list(sources) if isinstance(sources, list | tuple) else [sources]
   rows = rows or assemble.Stacked()
-  if batch_size % process_count:
-    raise ValueError(
-      f'batch_size={batch_size} does not divide among {process_count} '
-      'processes; set --config.batch_size to a multiple'
-    )
-  if not 0 <= process_index < process_count:
-    raise ValueError(f'process_index={process_index} of {process_count}')
-  stacked = isinstance(rows, assemble.Stacked)
-  if process_count > 1 and isinstance(rows, assemble.Buckets):
-    raise ValueError(
-      'buckets on several processes: each would come to a shape of its own and '
-      'wait for the others for ever; use one shape (--config.data.packing '
-      'wastes little of it), or a single process'
-    )
-  if epochs is not None and process_count > 1 and not stacked:
-    raise ValueError(
-      'packing and buckets give each process its own number of batches in '
-      'finite data; use epochs=None or one sample per row (Pad)'
-    )
+  _check_split(batch_size, process_index, process_count, rows, epochs)
   dataset = _mixed(sources, weights, epochs, seed if shuffle else None)
   dataset = dataset.random_map(
     _Chain(transforms, rows.check), seed=_seed(seed, len(sources))
   )
   number = None
-  if epochs is not None and stacked:
+  if epochs is not None and isinstance(rows, assemble.Stacked):
     number = math.ceil(len(dataset) / batch_size)
   settings = dict(
     batch_size=batch_size,
@@ -285,6 +267,35 @@ def build(
     functools.partial(_check_first, specs=tuple(specs)) if specs else None,
     observe,
   )
+
+
+def _check_split(
+  batch_size: int,
+  process_index: int,
+  process_count: int,
+  rows: assemble.Rows,
+  epochs: int | None,
+) -> None:
+  """Every process must get as many rows, and as many batches, as the others."""
+  if batch_size % process_count:
+    raise ValueError(
+      f'batch_size={batch_size} does not divide among {process_count} '
+      'processes; set --config.batch_size to a multiple'
+    )
+  if not 0 <= process_index < process_count:
+    raise ValueError(f'process_index={process_index} of {process_count}')
+  if process_count > 1 and isinstance(rows, assemble.Buckets):
+    raise ValueError(
+      'buckets on several processes: each would come to a shape of its own and '
+      'wait for the others for ever; use one shape (--config.data.packing '
+      'wastes little of it), or a single process'
+    )
+  stacked = isinstance(rows, assemble.Stacked)
+  if epochs is not None and process_count > 1 and not stacked:
+    raise ValueError(
+      'packing and buckets give each process its own number of batches in '
+      'finite data; use epochs=None or one sample per row (Pad)'
+    )
 
 
 def _check_first(batch: dict[str, Any], specs: tuple[RowSpec, ...]) -> None:

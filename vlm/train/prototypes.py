@@ -6,7 +6,7 @@ A batch is sets of regions with a word each; pairs are compared with all others
 of the microbatch. Beside the networks, the parameters hold what the loss reads
 and no gradient moves: the words' vectors, and a bank with a prototype for each
 word. The bank is refreshed by a pass over all regions now and then
-(launch/prototypes.py); in between it follows the batches.
+(launch/objectives/prototypes.py); in between it follows the batches.
 """
 
 import dataclasses

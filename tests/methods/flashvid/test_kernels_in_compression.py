@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vlm.methods.flashvid import FlashVID
 from vlm.methods.flashvid.kernels import links, max_min
-from vlm.methods.flashvid.settings import FlashVID
 
 
 @pytest.mark.parametrize(

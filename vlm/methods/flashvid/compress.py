@@ -13,7 +13,7 @@ from vlm.methods.flashvid.kernels import links as links_kernel
 from vlm.methods.flashvid.kernels import max_min as max_min_kernel
 from vlm.methods.flashvid.reduced import Forest, Reduced
 from vlm.methods.flashvid.segments import Segments, segments
-from vlm.methods.flashvid.settings import FlashVID
+from vlm.methods.flashvid.settings import Settings
 from vlm.models.partition import over_batch
 
 
@@ -81,7 +81,7 @@ def compress(
   features: Float[Array, 'B F N D'],
   attention: Float[Array, 'B F N'] | None,
   valid: Bool[Array, 'B F N'] | None,
-  settings: FlashVID,
+  settings: Settings,
   with_forest: bool = False,
   noise: Float[Array, 'B F N'] | None = None,
 ) -> Reduced:
@@ -123,7 +123,7 @@ def _compress(
   attention: jax.Array | None,
   valid: jax.Array,
   noise: jax.Array | None,
-  settings: FlashVID,
+  settings: Settings,
   with_forest: bool,
 ) -> Reduced:
   """One video."""
@@ -190,7 +190,7 @@ def _selected(
   attention: jax.Array | None,
   means: jax.Array,
   parts: Segments,
-  settings: FlashVID,
+  settings: Settings,
 ) -> jax.Array:
   """int32 [F, N], how often ADTS selects each token."""
   table = settings.budget(video.valid.shape[1]).selected
@@ -226,7 +226,7 @@ def _spread_out(
   weight: jax.Array,
   steps: int,
   again: bool,
-  settings: FlashVID,
+  settings: Settings,
 ) -> jax.Array:
   """int32 [F, K], the farthest points of each frame."""
   if choice.use_kernels(settings.kernels, video.features.dtype):
@@ -242,7 +242,7 @@ def _merged(
   times: jax.Array,
   parts: Segments,
   noise: jax.Array | None,
-  settings: FlashVID,
+  settings: Settings,
 ) -> _Merging:
   """TSTM and DPC-kNN on the tokens that were not selected."""
   frames, tokens = video.valid.shape
@@ -285,7 +285,7 @@ def _joined(
   free: jax.Array,
   total: jax.Array,
   parts: Segments,
-  settings: FlashVID,
+  settings: Settings,
 ) -> tuple[jax.Array, jax.Array]:
   """Which tokens are linked, and to which of the frame before."""
   match = tstm.links if settings.parents == 'best' else tstm.same_place
@@ -308,7 +308,7 @@ def _output(
   video: _Video,
   times: jax.Array,
   merging: _Merging,
-  settings: FlashVID,
+  settings: Settings,
 ) -> Reduced:
   """The tokens in order of place; at one place selected ones come first."""
   frames, tokens, width = features.shape

@@ -3,10 +3,7 @@
 import dataclasses
 import math
 
-from jaxtyping import Array, Bool, Float
-
 from vlm.methods.flashvid.budget import Budget, budget, pruned_share
-from vlm.methods.flashvid.reduced import Reduced
 from vlm.models.prune import Prune
 
 CHOICES = {
@@ -20,7 +17,7 @@ CHOICES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class FlashVID:
+class Settings:
   """Tokens that are salient and diverse, and trees of what is left (section 3).
 
   Attributes:
@@ -138,24 +135,3 @@ class FlashVID:
       return frames * tokens
     extra = self.mode == 'official'
     return frames * (int(self.budget(tokens).total[tokens]) + extra)
-
-  def reduce(
-    self,
-    features: Float[Array, 'B F N D'],
-    attention: Float[Array, 'B F N'] | None = None,
-    valid: Bool[Array, 'B F N'] | None = None,
-  ) -> Reduced:
-    """Reduces each video on its own; see `Reducer.reduce`.
-
-    A token with a feature that is not finite counts as zeros, attention that is
-    not finite as 0.
-
-    Raises:
-      ValueError: the selection needs attention and there is none.
-    """
-    # Compression reads these settings, and so comes after them.
-    from vlm.methods.flashvid.compress import compress, unchanged
-
-    if self.changes_nothing:
-      return unchanged(features, valid)
-    return compress(features, attention, valid, self)

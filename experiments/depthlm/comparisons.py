@@ -9,12 +9,16 @@ METHOD = 'arrow + one focal length'
 COORDINATES = 'coordinates + one focal length'
 MIXED = 'arrow, cameras mixed'
 LONGER = 'the method, longer'
+FIRST = 'the method, longer, first cycle'
 ONE, TEN, HUNDRED = (
   '8,000 images x 1 label',
   '800 images x 10 labels',
   '80 images x 100 labels',
 )
 SIX, ALONE = 'six tasks, one model', 'distance alone, the same rooms'
+
+# Arms that start from another's last parameters.
+STARTS = {LONGER: FIRST}
 
 # Name -> options of the config.
 QUICK = {
@@ -58,6 +62,7 @@ def options(thorough: bool) -> dict[str, str]:
   if not thorough:
     return QUICK
   compared = QUICK | MORE | WALKED
-  return {LONGER: 'arm=marker,long=True'} | {
+  longer = {LONGER: 'arm=marker,long=2', FIRST: 'arm=marker,long=1'}
+  return longer | {
     name: f'{arm},steps={STEPS}' for name, arm in compared.items()
   }

@@ -22,8 +22,9 @@ trains the six tasks as one model). Arms, `tiny` and `smoke`:
   multitask     the method, asked six quantities (vlm/methods/depthlm/tasks.py)
   walks         distance alone, in the rooms of multitask, its control
 
-`images` and `labels` (of an image) say how many there are to train on; `long`
-is the method with more of everything that a miniature can have more of.
+`images` and `labels` (of an image) say how many there are to train on. `long=1`
+is the method with more of all that a miniature can have more of; `long=2` goes
+on from its last parameters, with as many new pictures, in a second cosine.
 """
 
 from ml_collections import ConfigDict
@@ -57,7 +58,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     images=0,  # 0: IMAGES, or as many as the size has
     labels=0,
     steps=0,
-    long=False,
+    long=0,
     model='llava-onevision-7b',
     tasks='distance',
   )
@@ -117,11 +118,11 @@ def _rooms(config: ConfigDict, options: ConfigDict) -> ConfigDict:
   if options.arm == 'multitask':
     _six_tasks(config)
   if options.long:
-    _longer(config, smoke)
+    _longer(config, options.long, smoke)
   return config
 
 
-def _longer(config: ConfigDict, smoke: bool) -> None:
+def _longer(config: ConfigDict, cycle: int, smoke: bool) -> None:
   """More pictures, shown less often, cut as the paper cuts its own, longer.
 
   A lens longer than any in training gives a picture smaller than any, once it
@@ -130,6 +131,10 @@ def _longer(config: ConfigDict, smoke: bool) -> None:
   config.steps = 80 if smoke else 7500
   config.rooms.train_images = 96 if smoke else 32_000
   config.depth.crop_height = config.depth.crop_width = (22, 64)
+  if cycle == 2:  # a warm restart (Loshchilov & Hutter, arXiv 1608.03983)
+    config.steps //= 2
+    config.optimizer.lr /= 2
+    config.rooms.train_images *= 2
 
 
 def _walked_rooms(config: ConfigDict) -> None:

@@ -35,7 +35,12 @@ SCANNED = 3
 def arms(seeds: int, thorough: bool) -> list[Arm]:
   """Every arm with every seed, the one that pictures show first."""
   found = [
-    Arm(name, seed, depthlm.get_config(f'tiny,{options},seed={seed}'))
+    Arm(
+      name,
+      seed,
+      depthlm.get_config(f'tiny,{options},seed={seed}'),
+      comparisons.STARTS.get(name, ''),
+    )
     for seed in range(seeds)
     for name, options in comparisons.options(thorough).items()
   ]

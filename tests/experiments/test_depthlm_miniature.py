@@ -119,7 +119,18 @@ def test_options_of_the_config_count(tmp_path):
   config = depthlm.get_config('tiny,arm=marker,images=80,labels=100,steps=9')
   assert config.rooms.train_images == 80 and config.rooms.labels == 100
   assert config.steps == 9
-  longer = depthlm.get_config('tiny,arm=marker,long=True')
+  longer = depthlm.get_config('tiny,arm=marker,long=1')
   usual = depthlm.get_config('tiny')
   assert longer.steps > usual.steps
   assert longer.rooms.train_images > usual.rooms.train_images
+  again = depthlm.get_config('tiny,arm=marker,long=2')
+  assert again.optimizer.lr < longer.optimizer.lr
+  assert again.rooms.train_images > longer.rooms.train_images
+
+
+def test_the_longer_method_goes_on_where_its_first_cycle_ended():
+  arms = {(arm.name, arm.seed): arm for arm in miniature.arms(2, thorough=True)}
+  for (name, seed), arm in arms.items():
+    goes_on = name == comparisons.LONGER
+    assert arm.start == (comparisons.FIRST if goes_on else '')
+    assert not arm.start or (arm.start, seed) in arms

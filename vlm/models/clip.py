@@ -255,24 +255,10 @@ class _Modules(nnx.Module):
       self.logit_bias = nnx.Param(jnp.asarray(-10.0, runtime.param_dtype))
 
 
-class ClipImage:
-  """The image tower alone, as pure functions of the parameters.
+class ClipImage(functional.Model):
+  """The image tower alone, as pure functions of the parameters."""
 
-  Args:
-    config: facts of the checkpoint.
-    runtime: execution choices.
-  """
-
-  def __init__(self, config: ClipImageConfig, runtime: Runtime):
-    self.config, self.runtime = config, runtime
-    self._description = functional.Description(
-      lambda rngs: _ImageModules(config, runtime, rngs), runtime.lora
-    )
-    self.abstract_params = self._description.abstract_params
-
-  def init(self, key: jax.Array) -> Params:
-    """Draws parameters."""
-    return self._description.init(key)
+  modules = _ImageModules
 
   def encode_image(self, params: Params, pixels: jax.Array) -> Encoded:
     """As of `Clip`, whose parameters serve as well; texts are left out."""
@@ -282,24 +268,10 @@ class ClipImage:
     return Encoded(states, pooled, modules.vision_projection(pooled))
 
 
-class Clip:
-  """Both towers as pure functions of the parameters.
+class Clip(functional.Model):
+  """Both towers as pure functions of the parameters."""
 
-  Args:
-    config: facts of the checkpoint.
-    runtime: execution choices.
-  """
-
-  def __init__(self, config: ClipConfig, runtime: Runtime):
-    self.config, self.runtime = config, runtime
-    self._description = functional.Description(
-      lambda rngs: _Modules(config, runtime, rngs), runtime.lora
-    )
-    self.abstract_params = self._description.abstract_params
-
-  def init(self, key: jax.Array) -> Params:
-    """Draws parameters."""
-    return self._description.init(key)
+  modules = _Modules
 
   def encode_image(self, params: Params, pixels: jax.Array) -> Encoded:
     """Encodes images [B, S, S, 3], uint8 or normalised float."""

@@ -237,24 +237,10 @@ class _Modules(nnx.Module):
     self.vision = _Tower(config, runtime, rngs)
 
 
-class Dinov2:
-  """The tower as pure functions of its parameters.
+class Dinov2(functional.Model):
+  """The tower as pure functions of its parameters."""
 
-  Args:
-    config: facts of the checkpoint.
-    runtime: execution choices.
-  """
-
-  def __init__(self, config: Dinov2Config, runtime: Runtime):
-    self.config, self.runtime = config, runtime
-    self._description = functional.Description(
-      lambda rngs: _Modules(config, runtime, rngs), runtime.lora
-    )
-    self.abstract_params = self._description.abstract_params
-
-  def init(self, key: jax.Array) -> Params:
-    """Draws parameters."""
-    return self._description.init(key)
+  modules = _Modules
 
   def encode_image(self, params: Params, pixels: jax.Array) -> Features:
     """Encodes images [B, H, W, 3], uint8 or normalised float.

@@ -86,6 +86,31 @@ class Description:
     return nnx.merge(self._graphdef, state)
 
 
+class Model:
+  """A model as pure functions of its parameters.
+
+  A family sets `modules`, the NNX module that holds them; it is made of a
+  config, a `Runtime` and `nnx.Rngs`.
+
+  Args:
+    config: facts of the checkpoint.
+    runtime: execution choices.
+  """
+
+  modules: type[nnx.Module]
+
+  def __init__(self, config: Any, runtime: Runtime):
+    self.config, self.runtime = config, runtime
+    self._description = Description(
+      lambda rngs: self.modules(config, runtime, rngs), runtime.lora
+    )
+    self.abstract_params = self._description.abstract_params
+
+  def init(self, key: jax.Array) -> Params:
+    """Draws parameters."""
+    return self._description.init(key)
+
+
 def _with_lora(build: Callable, lora: Lora) -> Callable:
   def adapted(rngs: nnx.Rngs) -> nnx.Module:
     module, found = build(rngs), False

@@ -160,8 +160,7 @@ class _Modules(nnx.Module):
 class LlavaOnevision(VisionLanguageModel):
   """Tower + connector + decoder as pure functions of the parameters."""
 
-  def _module(self, rngs: nnx.Rngs) -> nnx.Module:
-    return _Modules(self.config, self.runtime, rngs)
+  modules = _Modules
 
   def encode_visual(
     self,

@@ -110,8 +110,7 @@ class _Modules(nnx.Module):
 class Pixtral(VisionLanguageModel):
   """Tower, projector and decoder as pure functions of the parameters."""
 
-  def _module(self, rngs: nnx.Rngs) -> nnx.Module:
-    return _Modules(self.config, self.runtime, rngs)
+  modules = _Modules
 
   def encode_visual(
     self,

@@ -349,7 +349,14 @@ def init_cache(
   }
 
 
-class LanguageModel:
+class _Holder(nnx.Module):
+  """Gives the decoder its place in the parameter tree."""
+
+  def __init__(self, config: Qwen2Config, runtime: Runtime, rngs: nnx.Rngs):
+    self.decoder = Decoder(config, runtime, rngs)
+
+
+class LanguageModel(functional.Model):
   """The decoder as pure functions of its parameters.
 
   Args:
@@ -361,16 +368,13 @@ class LanguageModel:
     ValueError: transforms for a model that only reads.
   """
 
+  modules = _Holder
+
   def __init__(
     self, config: Any, runtime: Runtime, transforms: tuple[Any, ...] = ()
   ):
-    self.config, self.runtime = config, runtime
+    super().__init__(config, runtime)
     self.transforms = self._checked(transforms)
-    self._description = functional.Description(self._module, runtime.lora)
-    self.abstract_params = self._description.abstract_params
-
-  def _module(self, rngs: nnx.Rngs) -> nnx.Module:
-    return _Holder(self.config, self.runtime, rngs)
 
   def _checked(self, transforms: tuple[Any, ...]) -> tuple[Any, ...]:
     if transforms:
@@ -384,10 +388,6 @@ class LanguageModel:
   def decoder_config(self) -> Qwen2Config:
     """The text decoder's facts; here the whole config."""
     return self.config
-
-  def init(self, key: jax.Array) -> Params:
-    """Draws parameters."""
-    return self._description.init(key)
 
   def _decoder(self, params: Params) -> Decoder:
     return self._description.bind(params).decoder
@@ -542,10 +542,3 @@ class LanguageModel:
     filled = self.fill(params, inputs, with_queries=True)[1]
     rows = lambda q, k: last_row(q, k, inputs.segment_ids)
     return jax.vmap(rows)(filled['q'], filled['k'])
-
-
-class _Holder(nnx.Module):
-  """Gives the decoder its place in the parameter tree."""
-
-  def __init__(self, config: Qwen2Config, runtime: Runtime, rngs: nnx.Rngs):
-    self.decoder = Decoder(config, runtime, rngs)

@@ -88,8 +88,7 @@ class _Modules(nnx.Module):
 class Qwen3VL(VisionLanguageModel):
   """Tower and decoder as pure functions of the parameters."""
 
-  def _module(self, rngs: nnx.Rngs) -> nnx.Module:
-    return _Modules(self.config, self.runtime, rngs)
+  modules = _Modules
 
   def encode_visual(
     self,

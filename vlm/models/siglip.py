@@ -153,24 +153,10 @@ class _Modules(nnx.Module):
     self.vision = SiglipVision(config, runtime, rngs)
 
 
-class Siglip:
-  """The tower alone, as pure functions of its parameters.
+class Siglip(functional.Model):
+  """The tower alone, as pure functions of its parameters."""
 
-  Args:
-    config: facts of the checkpoint.
-    runtime: execution choices.
-  """
-
-  def __init__(self, config: SiglipVisionConfig, runtime: Runtime):
-    self.config, self.runtime = config, runtime
-    self._description = functional.Description(
-      lambda rngs: _Modules(config, runtime, rngs), runtime.lora
-    )
-    self.abstract_params = self._description.abstract_params
-
-  def init(self, key: jax.Array) -> Params:
-    """Draws parameters."""
-    return self._description.init(key)
+  modules = _Modules
 
   def encode_image(
     self, params: Params, pixels: jax.Array

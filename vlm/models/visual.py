@@ -155,7 +155,7 @@ def received_by_videos(
 class VisionLanguageModel(LanguageModel):
   """Tower, connector and decoder as pure functions of the parameters.
 
-  A family defines `_module` and `encode_visual`; its config holds `decoder`,
+  A family defines `modules` and `encode_visual`; its config holds `decoder`,
   `image_token` and `video_token`.
   """
 

@@ -100,7 +100,7 @@ class _Modules(nnx.Module):
     self.worded = _linear(n, n, **make)
 
 
-class RegionEncoder:
+class RegionEncoder(functional.Model):
   """The three networks as pure functions of the parameters.
 
   Regions that are not valid change nothing of the others, whatever they hold.
@@ -110,16 +110,10 @@ class RegionEncoder:
     runtime: execution choices.
   """
 
-  def __init__(self, config: EncoderConfig, runtime: Runtime | None = None):
-    self.config, self.runtime = config, runtime or Runtime()
-    self._description = functional.Description(
-      lambda rngs: _Modules(config, self.runtime, rngs)
-    )
-    self.abstract_params = self._description.abstract_params
+  modules = _Modules
 
-  def init(self, key: jax.Array) -> Params:
-    """Draws parameters."""
-    return self._description.init(key)
+  def __init__(self, config: EncoderConfig, runtime: Runtime | None = None):
+    super().__init__(config, runtime or Runtime())
 
   def encode(
     self,

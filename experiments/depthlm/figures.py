@@ -34,7 +34,8 @@ def draw(
   few = [outcome for outcome in outcomes if outcome.arm.name in main]
   pictures = [
     Picture(
-      'Training loss per answer token, by arm (first seed).', _curves(few)
+      'Training loss per answer token, by arm (first seed).',
+      _curves(few, outcomes),
     ),
     Picture(
       'Share of answers within 1.25x of the truth, by set. The rules show the '
@@ -89,16 +90,31 @@ def _comparisons(outcomes, differences) -> list[Picture]:
   ]
 
 
-def _curves(outcomes: Sequence[Outcome]):
+def _curves(few: Sequence[Outcome], outcomes: Sequence[Outcome]):
   figure, axis = plt.subplots(figsize=(6, 3.2), layout='constrained')
-  for outcome in outcomes:
-    if outcome.arm.seed == outcomes[0].arm.seed:
-      rows = [row for row in outcome.history if row.get('loss') is not None]
-      steps = [row['step'] for row in rows]
-      axis.plot(steps, [row['loss'] for row in rows], label=outcome.arm.name)
+  for outcome in few:
+    if outcome.arm.seed == few[0].arm.seed:
+      axis.plot(*zip(*_losses(outcome, outcomes)), label=outcome.arm.name)
   axis.set(xlabel='step', ylabel='loss (nats per token)')
   axis.legend(frameon=False)
   return figure
+
+
+def _losses(
+  outcome: Outcome, outcomes: Sequence[Outcome]
+) -> list[tuple[int, float]]:
+  """(step, loss), those of the run it goes on from before its own."""
+  start = (outcome.arm.start, outcome.arm.seed)
+  found = []
+  for other in outcomes:
+    if (other.arm.name, other.arm.seed) == start:
+      found = _losses(other, outcomes)
+  done = found[-1][0] if found else 0
+  return found + [
+    (done + row['step'], row['loss'])
+    for row in outcome.history
+    if row.get('loss') is not None
+  ]
 
 
 def _bars(outcomes: Sequence[Outcome], baselines):
@@ -180,6 +196,10 @@ def _scale(outcomes: Sequence[Outcome]):
     ]
     axis.plot(list(comparisons.SCALE), levels, 'o-', label=name)
   axis.set(xscale='log', xlabel='pictures', ylabel='delta1')
+  axis.set_xticks(
+    list(comparisons.SCALE), [f'{count:,}' for count in comparisons.SCALE]
+  )
+  axis.minorticks_off()
   axis.legend(frameon=False, fontsize=8)
   return figure
 
